@@ -1,0 +1,257 @@
+//! The root tree: which trees there are, how subvolumes hang together, and what the UUID tree says about them.
+
+use std::collections::BTreeMap;
+
+use cowback_btrfs_disk::items::uuid_key::{parse_uuid_item, uuid_key, uuid_of_key};
+use cowback_btrfs_disk::items::{DirEntry, RootItem, RootRef};
+use cowback_btrfs_disk::superblock::CompatRo;
+use cowback_btrfs_disk::{ItemKind, Key, TreeId, objectid};
+
+use super::file_extents::{BareFiles, Use};
+use super::media::Media;
+use super::problem::{Out, name_of};
+use super::walk::{Item, Start};
+
+/// The place of a subvolume in its parent.
+#[derive(Debug, Clone)]
+pub(super) struct RootLink {
+    /// The parent.
+    pub(super) parent: u64,
+    /// The subvolume.
+    pub(super) child: u64,
+    /// Where in the parent.
+    pub(super) item: RootRef,
+}
+
+/// What the root tree says.
+#[derive(Debug, Default)]
+pub(super) struct Roots {
+    /// Root items, in order.
+    pub(super) list: Vec<(Key, RootItem)>,
+    /// From parents to subvolumes.
+    pub(super) links: Vec<RootLink>,
+    /// From subvolumes to parents.
+    back_links: Vec<RootLink>,
+    /// Which tree each `default` entry leads to.
+    defaults: Vec<(Key, u64)>,
+    /// The old free space cache.
+    cache: BareFiles,
+}
+
+impl Roots {
+    /// Takes in an item of the root tree.
+    pub(super) fn item(&mut self, item: &Item<'_>, uses: &mut Vec<Use>, out: &mut Out<'_>) {
+        let (key, data) = (item.key, item.data);
+        match key.kind {
+            ItemKind::ROOT_ITEM => {
+                self.list.extend(RootItem::parse(data).ok().map(|root| (key, root)));
+            }
+            ItemKind::ROOT_REF => {
+                let item = RootRef::parse(data).ok();
+                let link = |item| RootLink { parent: key.objectid, child: key.offset, item };
+                self.links.extend(item.map(link));
+            }
+            ItemKind::ROOT_BACKREF => {
+                let item = RootRef::parse(data).ok();
+                let link = |item| RootLink { parent: key.offset, child: key.objectid, item };
+                self.back_links.extend(item.map(link));
+            }
+            ItemKind::INODE_ITEM | ItemKind::EXTENT_DATA => {
+                let used = self.cache.item(TreeId::ROOT, item, out);
+                uses.extend(used.map(|used| Use { nodatasum: true, ..used }));
+            }
+            ItemKind::DIR_ITEM => {
+                for entry in DirEntry::parse_all(&key, data).unwrap_or_default() {
+                    if entry.location.kind == ItemKind::ROOT_ITEM {
+                        self.defaults.push((key, entry.location.objectid));
+                    }
+                }
+            }
+            ItemKind::INODE_REF
+            | ItemKind::DIR_INDEX
+            | ItemKind::XATTR_ITEM
+            | ItemKind::ORPHAN_ITEM
+            | ItemKind::TEMPORARY_ITEM
+            | ItemKind::PERSISTENT_ITEM => {}
+            // The header of an old free space cache.
+            _ if key.objectid == objectid::FREE_SPACE && key.kind.0 == 0 => {}
+            _ => out.item(TreeId::ROOT, &key, "such an item does not belong here"),
+        }
+    }
+
+    /// Where each tree begins, one that is being deleted too.
+    pub(super) fn starts(&self) -> Vec<(Start, &RootItem)> {
+        let start = |(key, item): &(Key, RootItem)| Start {
+            tree: TreeId(key.objectid),
+            bytenr: item.bytenr,
+            level: item.level,
+            generation: item.generation,
+            last_snapshot: item.last_snapshot,
+            dropped: (item.refs == 0 && item.drop_progress.objectid != 0)
+                .then_some((item.drop_progress, item.drop_level)),
+        };
+        self.list.iter().map(|root| (start(root), &root.1)).collect()
+    }
+
+    fn has(&self, tree: TreeId) -> bool {
+        self.list.iter().any(|(key, _)| key.objectid == tree.0)
+    }
+
+    /// The subvolume, unless it is being deleted.
+    fn live(&self, id: u64) -> Option<&RootItem> {
+        let found = self.list.iter().find(|(key, item)| key.objectid == id && item.refs > 0);
+        found.map(|(_, item)| item)
+    }
+
+    /// Checks what the root tree alone tells; `whole` says that all of it was read.
+    pub(super) fn check(&self, media: &Media<'_>, whole: bool, out: &mut Out<'_>) {
+        for (key, item) in &self.list {
+            check_root(key, item, out);
+        }
+        if !whole {
+            return;
+        }
+        let flags = media.sb.compat_ro;
+        let required = [
+            (TreeId::EXTENT, true),
+            (TreeId::DEV, true),
+            (TreeId::FS, true),
+            (TreeId::CSUM, true),
+            (TreeId::DATA_RELOC, true),
+            (TreeId::FREE_SPACE, flags.contains(CompatRo::FREE_SPACE_TREE)),
+            (TreeId::BLOCK_GROUP, flags.contains(CompatRo::BLOCK_GROUP_TREE)),
+        ];
+        for (tree, wanted) in required {
+            if wanted && !self.has(tree) {
+                let key = Key::new(tree.0, ItemKind::ROOT_ITEM, 0);
+                let what = format_args!("the volume has no {}", name_of(tree));
+                out.item(TreeId::ROOT, &key, what);
+            }
+        }
+        for (key, tree) in &self.defaults {
+            if self.live(*tree).is_none() {
+                let what = format_args!(
+                    "it leads to the {}, which does not exist",
+                    name_of(TreeId(*tree))
+                );
+                out.item(TreeId::ROOT, key, what);
+            }
+        }
+        self.check_links(out);
+    }
+
+    /// Whether both items of each subvolume's place are there and agree, and each subvolume has one.
+    fn check_links(&self, out: &mut Out<'_>) {
+        let map = |links: &[RootLink]| -> BTreeMap<(u64, u64), RootRef> {
+            links.iter().map(|link| ((link.parent, link.child), link.item.clone())).collect()
+        };
+        let (down, up) = (map(&self.links), map(&self.back_links));
+        for ((parent, child), item) in &down {
+            let key = Key::new(*parent, ItemKind::ROOT_REF, *child);
+            match up.get(&(*parent, *child)) {
+                Some(other) if other == item => {}
+                Some(other) => {
+                    let what = format_args!("found {item:?}, and its ROOT_BACKREF {other:?}");
+                    out.item(TreeId::ROOT, &key, what);
+                }
+                None => out.item(TreeId::ROOT, &key, "it has no ROOT_BACKREF"),
+            }
+            if self.live(*child).is_none() || self.live(*parent).is_none() {
+                out.item(TreeId::ROOT, &key, "one of both subvolumes does not exist");
+            }
+        }
+        for (parent, child) in up.keys().filter(|at| !down.contains_key(at)) {
+            let key = Key::new(*child, ItemKind::ROOT_BACKREF, *parent);
+            out.item(TreeId::ROOT, &key, "it has no ROOT_REF");
+        }
+        for (key, item) in &self.list {
+            let id = key.objectid;
+            let is_subvolume = (objectid::FIRST_FREE..=objectid::LAST_FREE).contains(&id);
+            if is_subvolume && item.refs > 0 && !up.keys().any(|(_, child)| *child == id) {
+                out.item(TreeId::ROOT, key, "the subvolume has no place: no ROOT_BACKREF");
+            }
+        }
+    }
+
+    /// Compares the UUID tree with the subvolumes; `whole` says that it is there and all of it was read.
+    pub(super) fn check_uuids(
+        &self,
+        media: &Media<'_>,
+        uuids: &[UuidItem],
+        whole: bool,
+        out: &mut Out<'_>,
+    ) {
+        for (key, ids) in uuids {
+            let uuid = uuid_of_key(key);
+            for id in ids {
+                let own = self.live(*id).map(|item| {
+                    if key.kind == ItemKind::UUID_KEY_SUBVOL {
+                        item.v2.uuid
+                    } else {
+                        item.v2.received_uuid
+                    }
+                });
+                match own {
+                    Some(own) if own == uuid => {}
+                    Some(own) => {
+                        let what = format_args!("subvolume {id} has the UUID {own}, not {uuid}");
+                        out.item(TreeId::UUID, key, what);
+                    }
+                    None => {
+                        let what = format_args!("there is no subvolume {id}");
+                        out.item(TreeId::UUID, key, what);
+                    }
+                }
+            }
+        }
+        if media.sb.uuid_tree_generation != media.sb.generation || !whole {
+            // The kernel completes it when it mounts the volume.
+            return;
+        }
+        for (key, item) in &self.list {
+            let tree = TreeId(key.objectid);
+            if !tree.is_file_tree() || tree == TreeId::DATA_RELOC || item.refs == 0 {
+                continue;
+            }
+            let wanted = [
+                (item.v2.uuid, ItemKind::UUID_KEY_SUBVOL),
+                (item.v2.received_uuid, ItemKind::UUID_KEY_RECEIVED_SUBVOL),
+            ];
+            for (uuid, kind) in wanted.into_iter().filter(|(uuid, _)| !uuid.is_nil()) {
+                let place = uuid_key(&uuid, kind);
+                let found = uuids.iter().find(|(key, _)| *key == place);
+                if !found.is_some_and(|(_, ids)| ids.contains(&tree.0)) {
+                    let what = format_args!("it does not name the {}", name_of(tree));
+                    out.item(TreeId::UUID, &place, what);
+                }
+            }
+        }
+    }
+}
+
+/// An item of the UUID tree: its key, and the subvolumes that it names.
+pub(super) type UuidItem = (Key, Vec<u64>);
+
+/// Takes in an item of the UUID tree.
+pub(super) fn uuid_item(item: &Item<'_>, out: &mut Out<'_>) -> Option<UuidItem> {
+    let kinds = [ItemKind::UUID_KEY_SUBVOL, ItemKind::UUID_KEY_RECEIVED_SUBVOL];
+    if !kinds.contains(&item.key.kind) {
+        out.item(TreeId::UUID, &item.key, "such an item does not belong here");
+        return None;
+    }
+    Some((item.key, parse_uuid_item(item.data).ok()?))
+}
+
+fn check_root(key: &Key, item: &RootItem, out: &mut Out<'_>) {
+    let tree = TreeId(key.objectid);
+    let tell = |out: &mut Out<'_>, what: String| out.item(TreeId::ROOT, key, what);
+    if item.bytenr == 0 {
+        tell(out, "bytenr: found 0".to_owned());
+    }
+    if tree.is_file_tree() && item.refs > 0 && item.root_dirid != objectid::FIRST_FREE {
+        tell(out, format!("root_dirid: found {}, expected 256", item.root_dirid));
+    }
+    if !tree.is_file_tree() && tree != TreeId::TREE_RELOC && item.refs != 1 {
+        tell(out, format!("refs: found {}, expected 1", item.refs));
+    }
+}

@@ -1,0 +1,171 @@
+//! Delayed references (stages 8 and 9): how extents came and went since the extent tree was last brought up to date.
+//!
+//! Changing a tree changes the extent tree, which is a tree. So changes are noted here first, those that cancel out are
+//! forgotten, and the rest is applied at commit in order of address, until applying them makes no new ones.
+//! Invariant: per tree block, what the extent tree says now and what it should say; per data extent, how much the count
+//! of each reference differs.
+
+use std::collections::BTreeMap;
+
+use cowback_btrfs_disk::TreeId;
+
+/// What the extent tree says about a tree block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockRef {
+    /// The tree that holds it.
+    pub(crate) tree: TreeId,
+    /// Its level.
+    pub(crate) level: u8,
+}
+
+/// What happened to a tree block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockChange {
+    /// What the extent tree says.
+    pub(crate) before: Option<BlockRef>,
+    /// What it should say.
+    pub(crate) after: Option<BlockRef>,
+}
+
+/// Who refers to a data extent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DataOwner {
+    /// A file: tree, inode, position in the file less offset into the extent.
+    File(u64, u64, u64),
+    /// Whatever is in the leaf at this address, which trees share.
+    Leaf(u64),
+}
+
+/// Who refers to a tree block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum BlockOwner {
+    /// A tree.
+    Tree(u64),
+    /// The block at this address, which trees share.
+    Parent(u64),
+}
+
+/// What happened to a tree block that trees may share.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SharedChange {
+    /// Its level.
+    pub(crate) level: u8,
+    /// From now on, what it refers to counts it by its address.
+    pub(crate) full_backref: bool,
+    /// By how much each reference's count is to change.
+    pub(crate) deltas: BTreeMap<BlockOwner, i64>,
+}
+
+/// What happened to a data extent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DataChange {
+    /// Bytes of the extent.
+    pub(crate) len: u64,
+    /// By how much each reference's count is to change.
+    pub(crate) deltas: BTreeMap<DataOwner, i64>,
+}
+
+/// All changes that the extent tree does not know of.
+#[derive(Debug, Default)]
+pub(crate) struct DelayedRefs {
+    /// Of tree blocks that one tree has for itself, by address.
+    pub(crate) blocks: BTreeMap<u64, BlockChange>,
+    /// Of tree blocks that a snapshot may share, by address.
+    pub(crate) shared: BTreeMap<u64, SharedChange>,
+    /// Of data extents, by address.
+    pub(crate) data: BTreeMap<u64, DataChange>,
+    /// Bytes of these extents.
+    pub(crate) data_bytes: u64,
+}
+
+impl DelayedRefs {
+    /// Whether the extent tree is up to date.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.shared.is_empty() && self.data.is_empty()
+    }
+
+    /// The changes of data extents, which are no longer noted then.
+    pub(crate) fn take_data(&mut self) -> BTreeMap<u64, DataChange> {
+        self.data_bytes = 0;
+        std::mem::take(&mut self.data)
+    }
+
+    /// A tree has a new block.
+    pub(crate) fn block_added(&mut self, bytenr: u64, block: BlockRef) {
+        let change = BlockChange { before: None, after: None };
+        self.blocks.entry(bytenr).or_insert(change).after = Some(block);
+    }
+
+    /// A tree gave a block up.
+    pub(crate) fn block_dropped(&mut self, bytenr: u64, block: BlockRef) {
+        let change = BlockChange { before: Some(block), after: None };
+        let change =
+            *self.blocks.entry(bytenr).and_modify(|own| own.after = None).or_insert(change);
+        if change.before.is_none() {
+            self.blocks.remove(&bytenr);
+        }
+    }
+
+    /// A reference to a block that trees may share came (1) or went (-1).
+    pub(crate) fn shared_changed(&mut self, bytenr: u64, level: u8, owner: BlockOwner, by: i64) {
+        let change = self.shared.entry(bytenr).or_default();
+        change.level = level;
+        let delta = change.deltas.entry(owner).or_insert(0);
+        *delta += by;
+        if *delta == 0 {
+            change.deltas.remove(&owner);
+        }
+    }
+
+    /// A reference to a data extent came (1) or went (-1). That the extent was spoken of is kept even if nothing changed
+    /// in sum: it may be new, and be without any reference.
+    pub(crate) fn data_changed(&mut self, bytenr: u64, len: u64, owner: DataOwner, by: i64) {
+        let change = self.data.entry(bytenr).or_default();
+        self.data_bytes = self.data_bytes - change.len + len;
+        change.len = len;
+        let delta = change.deltas.entry(owner).or_insert(0);
+        *delta += by;
+        if *delta == 0 {
+            change.deltas.remove(&owner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: BlockRef = BlockRef { tree: TreeId::FS, level: 0 };
+
+    #[test]
+    fn a_block_that_came_and_went_leaves_nothing() {
+        let mut refs = DelayedRefs::default();
+        refs.block_added(4096, BLOCK);
+        refs.block_dropped(4096, BLOCK);
+        assert!(refs.is_empty());
+    }
+
+    #[test]
+    fn a_block_that_is_reused_is_told_as_what_it_was_and_what_it_is() {
+        let mut refs = DelayedRefs::default();
+        let other = BlockRef { tree: TreeId::CSUM, level: 1 };
+        refs.block_dropped(4096, BLOCK);
+        refs.block_added(4096, other);
+        let change = BlockChange { before: Some(BLOCK), after: Some(other) };
+        assert_eq!(refs.blocks.get(&4096), Some(&change));
+        refs.block_dropped(4096, other);
+        let change = BlockChange { before: Some(BLOCK), after: None };
+        assert_eq!(refs.blocks.get(&4096), Some(&change));
+    }
+
+    #[test]
+    fn references_that_cancel_out_still_name_the_extent() {
+        let mut refs = DelayedRefs::default();
+        refs.data_changed(4096, 8192, DataOwner::File(5, 257, 0), 1);
+        refs.data_changed(4096, 8192, DataOwner::File(5, 257, 0), -1);
+        assert_eq!(refs.data.get(&4096).map(|change| change.deltas.len()), Some(0));
+        assert_eq!((refs.data.len(), refs.data_bytes), (1, 8192));
+        assert_eq!(refs.take_data().len(), 1);
+        assert!(refs.is_empty() && refs.data_bytes == 0);
+    }
+}

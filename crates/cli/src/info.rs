@@ -1,0 +1,190 @@
+//! `cowback info`: what an image is, and how its files are stored.
+
+use std::collections::{BTreeMap, HashSet};
+
+use cowback::{FileType, Volume};
+use serde::Serialize;
+
+use crate::args::InfoArgs;
+use crate::engine;
+use crate::failure::{Failure, Outcome, Status, in_volume, readable, shown};
+use crate::output;
+use crate::size::{Size, ratio};
+use crate::tour::{Step, Tour, own};
+
+#[derive(Debug, Serialize)]
+struct Info {
+    uuid: String,
+    label: String,
+    size: u64,
+    used: u64,
+    data_allocated: u64,
+    metadata_allocated: u64,
+    unallocated: u64,
+    generation: u64,
+    checksum: &'static str,
+    features: Vec<String>,
+    files: u64,
+    dirs: u64,
+    others: u64,
+    bytes: u64,
+    bytes_stored: u64,
+    ratio: f64,
+    extents: u64,
+    codecs: BTreeMap<&'static str, Codec>,
+}
+
+/// How much is stored in one way.
+#[derive(Debug, Default, Serialize)]
+struct Codec {
+    extents: u64,
+    bytes: u64,
+    bytes_stored: u64,
+    ratio: f64,
+}
+
+/// What the walk counts.
+#[derive(Debug, Default)]
+struct Count {
+    files: u64,
+    dirs: u64,
+    others: u64,
+    bytes: u64,
+    codecs: BTreeMap<&'static str, Codec>,
+    /// Files with several names that were seen.
+    linked: HashSet<u64>,
+    /// Extents that were seen, by their place: files may share them, and a file may hold several parts of one.
+    extents: HashSet<u64>,
+}
+
+pub(crate) fn run(args: &InfoArgs) -> Outcome<Status> {
+    let volume = engine::open_for_reading(&args.image, &args.engine)?;
+    let mut count = Count::default();
+    let mut tour = Tour::new(&volume, std::path::Path::new(""));
+    let fail = |tour: &Tour<'_>, why| {
+        Failure::new(format!("{}: {}", shown(&args.image), in_volume(tour.path())), why)
+    };
+    tour.enter().map_err(|why| fail(&tour, why))?;
+    count.dirs += 1;
+    while let Some(step) = tour.next() {
+        let counted = match step {
+            Step::Entry(entry) if entry.ino == 0 => Ok(()), // another subvolume
+            Step::Entry(entry) if entry.kind == FileType::Dir => {
+                count.dirs += 1;
+                tour.enter()
+            }
+            Step::Entry(_) => count.entry(&volume, &tour).map_err(|error| own(&error)),
+            Step::Leave => Ok(()),
+            Step::Bad(why) => Err(why),
+        };
+        counted.map_err(|why| fail(&tour, why))?;
+    }
+    let info = count.end(&volume);
+    if args.json {
+        output::json(&info)?
+    } else {
+        output::line(&info.text())?
+    }
+    Ok(Status::Done)
+}
+
+impl Count {
+    fn entry(&mut self, volume: &Volume, tour: &Tour<'_>) -> cowback::Result<()> {
+        let metadata = volume.metadata(tour.path())?;
+        if metadata.nlink > 1 && !self.linked.insert(metadata.ino) {
+            return Ok(());
+        }
+        if metadata.kind != FileType::Regular {
+            self.others += 1;
+            return Ok(());
+        }
+        self.files += 1;
+        self.bytes += metadata.size;
+        if metadata.size == 0 {
+            return Ok(());
+        }
+        for extent in volume.open_file(tour.path())?.extents()? {
+            let name = match extent.disk {
+                _ if extent.prealloc => "preallocated",
+                None => "inline",
+                Some(_) => extent.codec,
+            };
+            let codec = self.codecs.entry(name).or_default();
+            codec.bytes += extent.range.end - extent.range.start;
+            if extent.disk.is_none_or(|disk| self.extents.insert(disk)) {
+                codec.extents += 1;
+                codec.bytes_stored += extent.stored;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(mut self, volume: &Volume) -> Info {
+        let store = volume.stats().store;
+        for codec in self.codecs.values_mut() {
+            codec.ratio = ratio(codec.bytes, codec.bytes_stored);
+        }
+        let sum = |of: fn(&Codec) -> u64| self.codecs.values().map(of).sum::<u64>();
+        let bytes_stored = sum(|codec| codec.bytes_stored);
+        Info {
+            uuid: volume.uuid().to_string(),
+            label: readable(&volume.label()),
+            size: store.total_bytes,
+            used: store.bytes_used,
+            data_allocated: store.data.total,
+            metadata_allocated: store.metadata.total,
+            unallocated: store.unallocated,
+            generation: store.generation,
+            checksum: volume.checksum().name(),
+            features: volume.features(),
+            files: self.files,
+            dirs: self.dirs,
+            others: self.others,
+            bytes: self.bytes,
+            bytes_stored,
+            ratio: ratio(sum(|codec| codec.bytes), bytes_stored),
+            extents: sum(|codec| codec.extents),
+            codecs: self.codecs,
+        }
+    }
+}
+
+impl Info {
+    fn text(&self) -> String {
+        let mut lines = vec![
+            format!("uuid        {}", self.uuid),
+            format!("label       {}", self.label),
+            format!("size        {} ({} bytes)", Size(self.size), self.size),
+            format!("used        {} ({} bytes)", Size(self.used), self.used),
+            format!("data        {} allocated", Size(self.data_allocated)),
+            format!("metadata    {} allocated", Size(self.metadata_allocated)),
+            format!("unallocated {}", Size(self.unallocated)),
+            format!("generation  {}", self.generation),
+            format!("checksum    {}", self.checksum),
+            format!("features    {}", self.features.join(" ")),
+            format!(
+                "content     {} files of {}, {} directories, {} others",
+                self.files,
+                Size(self.bytes),
+                self.dirs,
+                self.others
+            ),
+            format!(
+                "extents     {}, {} stored, ratio {:.2}",
+                self.extents,
+                Size(self.bytes_stored),
+                self.ratio
+            ),
+        ];
+        for (name, codec) in &self.codecs {
+            lines.push(format!(
+                "  {name:<10}{} extents, {} in {}, ratio {:.2}",
+                codec.extents,
+                Size(codec.bytes),
+                Size(codec.bytes_stored),
+                codec.ratio
+            ));
+        }
+        lines.join("\n")
+    }
+}

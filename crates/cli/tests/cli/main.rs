@@ -1,0 +1,7 @@
+//! The program, run as users run it.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop where it cannot go on")]
+
+mod commands;
+mod common;
+mod interrupted;

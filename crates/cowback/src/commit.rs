@@ -1,0 +1,208 @@
+//! The commit (stage 9), from the volume's side (laws D1 and D2).
+//!
+//! 1. Everything that is dirty is sent on its way and waited for, with writers going on.
+//! 2. The cut: writers wait while what they dirtied meanwhile is frozen, and the sizes of files with it: for as long as it takes to clone
+//!    references to pages, and for no compression and no IO. A write that returned before the cut is in this commit; one that begins after it is
+//!    not, as no new writeback starts before the trees are captured.
+//! 3. What was frozen is sent on its way. Queued chunks and ordered extents are waited for (R5), the inode items written, the store's transaction committed.
+//!
+//! There is no log tree: a sync of a file is a commit, shared by all who ask while one is running.
+
+use std::time::Instant;
+
+use cowback_base::sync::Mutex;
+use cowback_base::sync::atomic::Ordering;
+use cowback_block_store::Store;
+use cowback_block_store::namespace::NamespaceError;
+use cowback_extent_io::{StoreError, StoreResult};
+use cowback_page_cache::Group;
+
+use crate::error::{Error, Result};
+use crate::flusher::FrozenRuns;
+use crate::inner::Inner;
+use crate::trace;
+
+/// Lets many who want a commit share one.
+#[derive(Debug, Default)]
+pub(crate) struct CommitGroup {
+    /// Held by the one that commits.
+    running: Mutex<()>,
+    state: Mutex<GroupState>,
+}
+
+#[derive(Debug, Default)]
+struct GroupState {
+    begun: u64,
+    /// The last commit that succeeded, by its number of beginning.
+    done: u64,
+}
+
+/// What writers do while the trees are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// They go on, into the next commit.
+    GoOn,
+    /// They wait.
+    Wait,
+}
+
+/// Has writers go on who came upon the gates of a commit, or wait for what it made room for, however it ends: by a panic, too.
+struct WakeWriters<'a>(&'a Inner);
+
+impl Drop for WakeWriters<'_> {
+    fn drop(&mut self) {
+        let cache = &self.0.cache;
+        let budget = cache.budget();
+        if budget.over_background() || budget.groups().iter().any(Group::over_background) {
+            cache.start_flusher();
+        }
+        cache.wake_throttled();
+    }
+}
+
+impl Inner {
+    /// Makes every write and change that returned before this call durable. Returns the generation that holds them.
+    pub(crate) fn commit(&self) -> Result<u64> {
+        let wanted = self.commits.state.lock().begun + 1;
+        let _running = self.commits.running.lock();
+        let number = {
+            let mut state = self.commits.state.lock();
+            if state.done >= wanted {
+                return Ok(self.store.generation()); // somebody's commit began after this call, and succeeded
+            }
+            state.begun += 1;
+            state.begun
+        };
+        let generation = self.timed(|| self.take_cut(Writers::GoOn, Store::commit))?;
+        self.commits.state.lock().done = number;
+        Ok(generation)
+    }
+
+    /// Makes a commit of everything, and runs `then` in place of the store's own commit, of which it is to make one.
+    pub(crate) fn commit_and<T>(
+        &self,
+        writers: Writers,
+        then: impl FnOnce(&Store) -> StoreResult<T>,
+    ) -> Result<T> {
+        let _running = self.commits.running.lock();
+        self.timed(|| self.take_cut(writers, then))
+    }
+
+    /// Goes on after the store has stopped.
+    pub(crate) fn try_resume(&self) -> Result<()> {
+        let _running = self.commits.running.lock();
+        {
+            // What is read back and written again must not be overwritten in place meanwhile.
+            let _no_writeback = self.flush_gate.write();
+            self.engine.wait_idle();
+            self.store.try_resume()?;
+        }
+        self.cache.start_flusher();
+        self.cache.wake_throttled();
+        Ok(())
+    }
+
+    /// Runs a commit, and sees to what comes after it.
+    fn timed<T>(&self, commit: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _span = trace::commit();
+        let begun = Instant::now();
+        let _then = WakeWriters(self);
+        let result = commit();
+        let took = begun.elapsed();
+        self.commit_times.note(took, result.is_ok());
+        trace::committed(took, result.as_ref().err());
+        result
+    }
+
+    fn take_cut<T>(
+        &self,
+        writers: Writers,
+        then: impl FnOnce(&Store) -> StoreResult<T>,
+    ) -> Result<T> {
+        let failures = self.errors.count();
+        self.flush_all(&self.engine);
+        let _no_writeback = self.flush_gate.write();
+        // No version is in flight from here on, so none has to be waited for while writers wait.
+        if !cfg!(canary = "commit_without_waiting") {
+            self.engine.wait_idle();
+        }
+        let _no_names = self.namespace_gate.write();
+        let no_writes = self.data_gate.write();
+        let frozen = FrozenRuns::default();
+        self.flush_all(&frozen);
+        let cut = self.take_meta();
+        #[cfg(feature = "invariants")]
+        self.nodes.all().iter().for_each(|node| node.io.check_structure());
+        let _no_writes = (writers == Writers::Wait).then_some(no_writes);
+        frozen.submit_to(&self.engine);
+        if !cfg!(canary = "commit_without_waiting") {
+            self.engine.wait_idle();
+        }
+        for (node, _, _) in cut.iter().filter(|_| !cfg!(canary = "commit_without_waiting")) {
+            node.io.wait_writeback();
+            node.io.backoff().weigh();
+        }
+        let mut result = Ok(());
+        for (node, meta, size) in cut {
+            match self.put_meta(&node, meta, size) {
+                // Thrown away in the meantime, with all that it held.
+                Err(NamespaceError::NoInode { .. }) if node.is_unlinked() => {}
+                Err(error) => result = Err(Error::at(std::path::Path::new(""))(error)),
+                Ok(()) => {}
+            }
+        }
+        result?;
+        if self.errors.count() != failures {
+            // What could not be written is dirty and readable; committing the rest would break the prefix.
+            let error = self
+                .errors
+                .latest()
+                .unwrap_or(StoreError::Internal { what: "an error was counted and not kept" });
+            return Err(Error::Store(error));
+        }
+        let done = then(&self.store)?;
+        self.nodes.sweep();
+        Ok(done)
+    }
+
+    /// The sizes and times that are newer in memory, as of now. Writers are out.
+    fn take_meta(&self) -> Vec<(std::sync::Arc<crate::node::Node>, crate::node::NodeMeta, u64)> {
+        let nodes = std::mem::take(&mut *self.meta_dirty.lock());
+        nodes
+            .into_values()
+            .filter_map(|node| {
+                let meta = std::mem::take(&mut *node.meta.lock());
+                let size = node.io.size();
+                // Clean by now: a later node of the same file may have written a newer size.
+                (!meta.is_clean()).then_some((node, meta, size))
+            })
+            .collect()
+    }
+
+    /// Refuses changes from now on. Those who wait for room are told.
+    pub(crate) fn refuse_changes(&self) {
+        self.closed.store(true, Ordering::Release);
+        // Nobody writes back on behalf of others any more, and what is dirty holds up nobody.
+        self.cache.set_flusher(None);
+        self.cache.end_writeback();
+    }
+
+    /// Commits, closes for changes, and checks that nothing is left (law E4).
+    pub(crate) fn shut_down(&self) -> Result<()> {
+        self.refuse_changes();
+        // A store that has stopped since refuses, and says why: what was not committed is lost.
+        let result = if self.read_only { Ok(0) } else { self.commit() };
+        self.engine.wait_idle();
+        self.pool.wait_idle(); // pages that are being read ahead are locked
+        result?;
+        if !self.read_only {
+            // All copies of the superblock name the last commit: damage to one of them loses nothing.
+            self.store.sync_super_copies()?;
+        }
+        self.cache.check_at_rest().map_err(Error::NotAtRest)?;
+        match self.store.stats().data.promised {
+            0 => Ok(()),
+            bytes => Err(Error::NotAtRest(format!("{bytes} bytes of data space are promised"))),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What the handles of a volume share.
+//!
+//! Lock order (R1), outermost first: `commit_lock` > `flush_gate` > `namespace_gate` > `data_gate` > a file's own locks > the store's.
+//! The gates are how a commit takes its cut: a write holds the data gate and a change of names the namespace gate, both shared; the commit takes them
+//! exclusively, for as long as it takes to freeze what is dirty, or to have the trees captured.
+
+use std::sync::Arc;
+
+use cowback_async_cow::{AsyncCow, WorkerPool};
+use cowback_base::Ino;
+use cowback_base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use cowback_base::sync::{Mutex, RwLock};
+use cowback_block_store::namespace::{AttrChange, InodeAttr, NamespaceError, Timespec};
+use cowback_block_store::{Clock, Store};
+use cowback_extent_io::{ErrorLog, ExtentStore, InodeIo, StoreError};
+use cowback_page_cache::PageCache;
+
+use crate::background::Background;
+use crate::commit::CommitGroup;
+use crate::commit_times::CommitTimes;
+use crate::error::{Error, Result};
+use crate::flusher::{DirtyList, MetaDirty};
+use crate::metadata::SetAttributes;
+use crate::node::{Closed, Node, NodeTable};
+use crate::path::DirCache;
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) store: Arc<Store>,
+    pub(crate) cache: Arc<PageCache>,
+    pub(crate) engine: AsyncCow,
+    pub(crate) pool: Arc<WorkerPool>,
+    pub(crate) nodes: NodeTable,
+    pub(crate) dirty: DirtyList,
+    pub(crate) meta_dirty: Mutex<MetaDirty>,
+    pub(crate) errors: Arc<ErrorLog>,
+    pub(crate) failures_seen: AtomicU64,
+    pub(crate) commits: CommitGroup,
+    pub(crate) commit_times: CommitTimes,
+    pub(crate) flush_gate: RwLock<()>,
+    pub(crate) namespace_gate: RwLock<()>,
+    pub(crate) data_gate: RwLock<()>,
+    pub(crate) dirs: DirCache,
+    pub(crate) background: Option<Background>,
+    /// Whether the volume was opened for reading only.
+    pub(crate) read_only: bool,
+    pub(crate) clock: Clock,
+    pub(crate) closed: AtomicBool,
+}
+
+impl Inner {
+    /// Refuses what comes after `close`.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            let reason = "it was closed".to_owned();
+            return Err(Error::Store(StoreError::ReadOnly { reason }));
+        }
+        Ok(())
+    }
+
+    /// Refuses changes of a volume that takes none.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        match self.store.read_only_reason() {
+            None => Ok(()),
+            Some(reason) => Err(Error::Store(StoreError::ReadOnly { reason })),
+        }
+    }
+
+    /// Writes everything back and commits, so that promised space that was not needed, and space that was freed, can be had.
+    pub(crate) fn make_space(&self) -> Result<()> {
+        self.commit().map(drop)
+    }
+
+    /// Throws away what was unlinked and still open when the volume went down.
+    pub(crate) fn evict_orphans(&self) -> Result<()> {
+        let orphans = self.store.orphans().map_err(Error::at(std::path::Path::new("")))?;
+        orphans.into_iter().for_each(|ino| self.evict(ino));
+        Ok(())
+    }
+
+    /// Drops an inode without names, with its content on disk. What cannot be done now stays an orphan: the store goes on with it at
+    /// later commits, or when the volume is opened again. So who removed the name need not hear of it.
+    pub(crate) fn evict(&self, ino: Ino) {
+        drop(self.store.evict(ino));
+    }
+
+    /// Now, as files see it.
+    pub(crate) fn now(&self) -> Timespec {
+        let (sec, nsec) = self.clock.now();
+        Timespec { sec, nsec }
+    }
+
+    /// The node of a file that has a name, with one handle more.
+    pub(crate) fn open_node(&self, ino: Ino) -> std::result::Result<Arc<Node>, NamespaceError> {
+        // Looked at under the table's lock: whoever removes the last name after that finds the node open.
+        self.nodes.open(ino, || match self.store.inode(ino)? {
+            attr if attr.nlink > 0 => Ok(self.make_node(ino, &attr)),
+            _ => Err(NamespaceError::NoInode { ino }),
+        })
+    }
+
+    fn make_node(&self, ino: Ino, attr: &InodeAttr) -> Arc<Node> {
+        let store: Arc<dyn ExtentStore> = Arc::clone(&self.store) as _;
+        let mapping = self.cache.mapping(ino.0);
+        let io = InodeIo::new(ino, attr.size, mapping, store, Arc::clone(&self.errors));
+        Node::new(io, attr.flags)
+    }
+
+    /// A handle is closed.
+    pub(crate) fn close_node(&self, node: &Arc<Node>) {
+        // What fails stays for the next commit, which reports it.
+        drop(self.write_back_meta(node));
+        if self.nodes.close(node) == Closed::Evict {
+            let _names = self.namespace_gate.read();
+            self.throw_away(node);
+        }
+    }
+
+    /// Drops the content of a file that has neither name nor handle, in memory and on disk.
+    pub(crate) fn throw_away(&self, node: &Arc<Node>) {
+        node.io.discard();
+        *node.meta.lock() = crate::node::NodeMeta::default();
+        self.meta_dirty.lock().remove(&node.io.ino());
+        self.dirty.remove(node);
+        self.evict(node.io.ino());
+    }
+
+    /// Sets attributes of an inode, with what is newer in memory of its node, if it has one. The namespace gate is held.
+    pub(crate) fn set_attributes(
+        &self,
+        ino: Ino,
+        node: Option<&Arc<Node>>,
+        set: &SetAttributes,
+    ) -> std::result::Result<(), NamespaceError> {
+        let meta = node.map(|node| std::mem::take(&mut *node.meta.lock())).unwrap_or_default();
+        let change = AttrChange {
+            mode: set.permissions,
+            uid: set.uid,
+            gid: set.gid,
+            atime: set.accessed,
+            mtime: set.modified.or(meta.modified),
+            size: node.filter(|_| meta.size).map(|node| node.io.size()),
+            ..AttrChange::default()
+        };
+        let result = self.store.set_attr(ino, &change).map(drop);
+        if let (Err(_), Some(node)) = (&result, node) {
+            node.meta.lock().restore(meta);
+            self.dirty.add(node);
+        }
+        result
+    }
+
+    /// Puts a file's size and times into its inode item, if they are newer in memory.
+    pub(crate) fn write_back_meta(
+        &self,
+        node: &Arc<Node>,
+    ) -> std::result::Result<(), NamespaceError> {
+        // Before anything is taken: what a commit does not find in the node is in the tree.
+        let _names = self.namespace_gate.read();
+        let meta = std::mem::take(&mut *node.meta.lock());
+        if meta.is_clean() { Ok(()) } else { self.put_meta(node, meta, node.io.size()) }
+    }
+
+    /// As [`Inner::write_back_meta`], with what was taken from the node. On failure that goes back.
+    pub(crate) fn put_meta(
+        &self,
+        node: &Arc<Node>,
+        meta: crate::node::NodeMeta,
+        size: u64,
+    ) -> std::result::Result<(), NamespaceError> {
+        let change = AttrChange {
+            size: Some(size),
+            mtime: meta.modified,
+            ctime: meta.modified,
+            ..AttrChange::default()
+        };
+        let result = self.store.set_attr_at_commit(node.io.ino(), &change).map(drop);
+        if result.is_err() {
+            node.meta.lock().restore(meta);
+            self.dirty.add(node);
+        }
+        result
+    }
+}

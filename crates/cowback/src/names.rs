@@ -1,0 +1,331 @@
+//! Names: what a volume does with paths.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cowback_base::Ino;
+use cowback_block_store::namespace::inode::make_rdev;
+use cowback_block_store::namespace::{
+    FileType, NamespaceError, NewInode, RenameMode, Target, XattrMode,
+};
+
+use crate::error::{Error, Result};
+use crate::file::File;
+use crate::inner::Inner;
+use crate::metadata::{Metadata, NewEntry, SetAttributes};
+use crate::volume::Volume;
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DirEntry {
+    /// Its name: any bytes but `/` and NUL.
+    pub name: Vec<u8>,
+    /// Its inode number; zero for a subvolume.
+    pub ino: u64,
+    /// What it is.
+    pub kind: FileType,
+}
+
+/// Entries fetched from the store at once.
+const DIR_BATCH: usize = 1024;
+
+/// Paths are taken from the volume's root, with or without a leading `/`. Symlinks in them are not followed, `..` is refused. Names may be any
+/// bytes that Linux allows. Changes are durable with the next commit, and until then visible to all.
+impl Volume {
+    /// Makes a file and opens it.
+    ///
+    /// # Errors
+    /// Something of that name exists; the directory does not; the name is too long; no space.
+    pub fn create_file(&self, path: impl AsRef<Path>) -> Result<File> {
+        let path = path.as_ref();
+        let ino = self.make(path, &NewEntry::File, 0o644)?;
+        let node = self.inner.open_node(ino).map_err(Error::at(path))?;
+        Ok(File::new(Arc::clone(&self.inner), node))
+    }
+
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// It does not exist, or is something else.
+    pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
+        let path = path.as_ref();
+        self.inner.check_open()?;
+        let ino = self.inner.resolve(path)?;
+        let attr = self.inner.store.inode(ino).map_err(Error::at(path))?;
+        match attr.kind {
+            FileType::Regular => {}
+            FileType::Dir => return Err(Error::at(path)(NamespaceError::IsDir { ino })),
+            _ => {
+                let what = "only a regular file can be opened";
+                return Err(Error::at(path)(NamespaceError::NotSupported { ino, what }));
+            }
+        }
+        let node = self.inner.open_node(ino).map_err(Error::at(path))?;
+        Ok(File::new(Arc::clone(&self.inner), node))
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// As [`Volume::create_file`].
+    pub fn create_dir(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.make(path.as_ref(), &NewEntry::Dir, 0o755).map(drop)
+    }
+
+    /// Makes a symbolic link at `path` that leads to `target`, whatever that is.
+    ///
+    /// # Errors
+    /// As [`Volume::create_file`]; a target that is empty or longer than 4095 bytes.
+    pub fn symlink(&self, target: impl AsRef<[u8]>, path: impl AsRef<Path>) -> Result<()> {
+        let entry = NewEntry::Symlink(target.as_ref().to_vec());
+        self.make(path.as_ref(), &entry, 0o777).map(drop)
+    }
+
+    /// Makes an entry of any kind, with these permission bits. Returns its inode number.
+    ///
+    /// # Errors
+    /// As [`Volume::create_file`].
+    pub fn create_entry(
+        &self,
+        path: impl AsRef<Path>,
+        entry: &NewEntry,
+        permissions: u32,
+    ) -> Result<u64> {
+        self.make(path.as_ref(), entry, permissions).map(|ino| ino.0)
+    }
+
+    fn make(&self, path: &Path, entry: &NewEntry, permissions: u32) -> Result<Ino> {
+        let rdev = match *entry {
+            NewEntry::CharDevice(major, minor) | NewEntry::BlockDevice(major, minor) => {
+                make_rdev(major, minor)
+            }
+            _ => 0,
+        };
+        let mode = entry.type_bits() | (permissions & 0o7777);
+        let new = NewInode { mode, uid: 0, gid: 0, rdev, flags: 0 };
+        self.change(path, |inner, dir, name| match entry {
+            NewEntry::Symlink(target) => inner.store.symlink(dir, name, &new, target),
+            _ => inner.store.create(dir, name, &new),
+        })
+        .map(|(ino, _)| ino)
+    }
+
+    /// Gives the file at `existing` a further name.
+    ///
+    /// # Errors
+    /// It does not exist or is a directory; `path` exists.
+    pub fn hard_link(&self, existing: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
+        let ino = self.inner.resolve(existing.as_ref())?;
+        self.change(path.as_ref(), |inner, dir, name| inner.store.link(ino, dir, name).map(drop))
+    }
+
+    /// As [`Volume::hard_link`], with the file's inode number, as [`Volume::create_entry`] and [`Metadata::ino`] tell it.
+    ///
+    /// # Errors
+    /// As [`Volume::hard_link`].
+    pub fn hard_link_inode(&self, ino: u64, path: impl AsRef<Path>) -> Result<()> {
+        self.change(path.as_ref(), |inner, dir, name| {
+            inner.store.link(Ino(ino), dir, name).map(drop)
+        })
+    }
+
+    /// Removes a name that is not a directory's. With the last name, and the last open handle, the file goes.
+    ///
+    /// # Errors
+    /// It does not exist, or is a directory.
+    pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.change(path.as_ref(), |inner, dir, name| {
+            let removed = inner.store.unlink(dir, name)?;
+            if removed.nlink == 0 {
+                inner.last_name_gone(removed.ino);
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// It does not exist, is not a directory, or is not empty.
+    pub fn remove_dir(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.change(path.as_ref(), |inner, dir, name| {
+            let removed = inner.store.rmdir(dir, name)?;
+            inner.dirs.forget();
+            inner.last_name_gone(removed.ino);
+            Ok(())
+        })
+    }
+
+    /// Moves what is at `from` to `to`. What was at `to` is replaced, at once: whoever looks sees one or the other.
+    ///
+    /// # Errors
+    /// `from` does not exist; `to` is a directory that is not empty, or of another sort; a directory would move into itself.
+    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        let (to_dir, to_name) = self.inner.entry(to.as_ref())?;
+        self.change(from.as_ref(), |inner, dir, name| {
+            let mode = RenameMode::Replace;
+            let replaced = inner.store.rename((dir, name), (to_dir, to_name), mode)?;
+            inner.dirs.forget();
+            if let Some(removed) = replaced.filter(|removed| removed.nlink == 0) {
+                inner.last_name_gone(removed.ino);
+            }
+            Ok(())
+        })
+    }
+
+    /// Where a symbolic link leads.
+    ///
+    /// # Errors
+    /// It does not exist, or is no symbolic link.
+    pub fn read_link(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let ino = self.inner.resolve(path)?;
+        self.inner.store.read_link(ino).map_err(Error::at(path))
+    }
+
+    /// What is known about an entry. A symlink is not followed.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn metadata(&self, path: impl AsRef<Path>) -> Result<Metadata> {
+        let path = path.as_ref();
+        let ino = self.inner.resolve(path)?;
+        self.inner.metadata_of(ino).map_err(Error::at(path))
+    }
+
+    /// Whether there is such an entry.
+    ///
+    /// # Errors
+    /// It cannot be looked up.
+    pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
+        match self.inner.resolve(path.as_ref()) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets attributes of an entry. A symlink is not followed.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn set_attributes(&self, path: impl AsRef<Path>, set: &SetAttributes) -> Result<()> {
+        let path = path.as_ref();
+        let ino = self.inner.resolve(path)?;
+        self.on_inode(path, |inner| inner.set_attributes(ino, inner.nodes.get(ino).as_ref(), set))
+    }
+
+    /// The entries of a directory, in the order in which they were made.
+    ///
+    /// # Errors
+    /// It does not exist, or is no directory.
+    pub fn read_dir(&self, path: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
+        let path = path.as_ref();
+        let dir = self.inner.resolve(path)?;
+        let mut entries = Vec::new();
+        let mut from = 0;
+        loop {
+            let batch = self.inner.store.read_dir(dir, from, DIR_BATCH).map_err(Error::at(path))?;
+            let Some(last) = batch.last() else { return Ok(entries) };
+            from = last.index + 1;
+            entries.extend(batch.into_iter().map(|entry| DirEntry {
+                ino: match entry.target {
+                    Target::Inode(ino) => ino.0,
+                    Target::Subvolume(_) => 0,
+                },
+                name: entry.name,
+                kind: entry.kind,
+            }));
+        }
+    }
+
+    /// The names of an entry's extended attributes.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn list_xattrs(&self, path: impl AsRef<Path>) -> Result<Vec<Vec<u8>>> {
+        let path = path.as_ref();
+        let ino = self.inner.resolve(path)?;
+        self.inner.store.list_xattrs(ino).map_err(Error::at(path))
+    }
+
+    /// The value of an extended attribute, such as `user.comment`.
+    ///
+    /// # Errors
+    /// There is no such entry or attribute.
+    pub fn get_xattr(&self, path: impl AsRef<Path>, name: &[u8]) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let ino = self.inner.resolve(path)?;
+        self.inner.store.get_xattr(ino, name).map_err(Error::at(path))
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// There is no such entry; a name or value that is too long.
+    pub fn set_xattr(&self, path: impl AsRef<Path>, name: &[u8], value: &[u8]) -> Result<()> {
+        let path = path.as_ref();
+        let ino = self.inner.resolve(path)?;
+        self.on_inode(path, |inner| inner.store.set_xattr(ino, name, value, XattrMode::Any))
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// There is no such entry or attribute.
+    pub fn remove_xattr(&self, path: impl AsRef<Path>, name: &[u8]) -> Result<()> {
+        let path = path.as_ref();
+        let ino = self.inner.resolve(path)?;
+        self.on_inode(path, |inner| inner.store.remove_xattr(ino, name))
+    }
+
+    /// Runs a change of the entry that `path` names. If there is no space, space is made once, and it is tried again.
+    fn change<T>(
+        &self,
+        path: &Path,
+        op: impl Fn(&Inner, Ino, &[u8]) -> std::result::Result<T, NamespaceError>,
+    ) -> Result<T> {
+        self.inner.check_writable()?;
+        let (dir, name) = self.inner.entry(path)?;
+        self.with_space(path, |inner| op(inner, dir, name))
+    }
+
+    fn on_inode<T>(
+        &self,
+        path: &Path,
+        op: impl Fn(&Inner) -> std::result::Result<T, NamespaceError>,
+    ) -> Result<T> {
+        self.inner.check_writable()?;
+        self.with_space(path, op)
+    }
+
+    fn with_space<T>(
+        &self,
+        path: &Path,
+        op: impl Fn(&Inner) -> std::result::Result<T, NamespaceError>,
+    ) -> Result<T> {
+        let once = || {
+            let _names = self.inner.namespace_gate.read();
+            op(&self.inner).map_err(Error::at(path))
+        };
+        match once() {
+            Err(error) if error.is_no_space() => {
+                self.inner.make_space()?;
+                once()
+            }
+            result => result,
+        }
+    }
+}
+
+impl Inner {
+    /// The last name of `ino` was removed: it goes now, or with its last handle. The namespace gate is held.
+    fn last_name_gone(&self, ino: Ino) {
+        match self.nodes.unlinked(ino) {
+            (_, true) => {}
+            (Some(node), false) => self.throw_away(&node),
+            (None, false) => self.evict(ino),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The files that the volume knows in memory: open, dirty, or closed not long ago.
+//!
+//! A node's pages live as long as the node. A node whose last handle is closed stays for a while, so that its pages are there when it is
+//! opened again; it goes, oldest first, once it is clean and too many wait.
+//!
+//! Lock order: the table's mutex is taken alone, or around `NodeMeta`; no IO happens under it but the lookup of an inode.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use cowback_base::Ino;
+use cowback_base::sync::Mutex;
+use cowback_base::sync::atomic::{AtomicU64, Ordering};
+use cowback_block_store::namespace::Timespec;
+use cowback_block_store::namespace::inode::inode_flags;
+use cowback_extent_io::{CompressionPolicy, DataFlags, FilePolicy, InodeIo, Readahead};
+
+use crate::pace::Pace;
+
+/// Closed nodes that are kept for their pages.
+const CLOSED_MAX: usize = 1024;
+/// Closed nodes that may go when one more is closed.
+const TRIM_STEP: usize = 4;
+
+/// What an inode's flags say of where its data goes.
+fn data_flags(flags: u64) -> DataFlags {
+    DataFlags {
+        nodatacow: flags & inode_flags::NODATACOW != 0,
+        nodatasum: flags & inode_flags::NODATASUM != 0,
+        prealloc: flags & inode_flags::PREALLOC != 0,
+    }
+}
+
+/// One file in memory.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) io: Arc<InodeIo>,
+    pub(crate) meta: Mutex<NodeMeta>,
+    /// Its place on the list of dirty nodes; 0 if it is not on it. Changed under the list's lock.
+    pub(crate) listed: AtomicU64,
+    /// Marked as not to be compressed (`chattr +m`).
+    uncompressed: bool,
+    handles: Mutex<Handles>,
+}
+
+/// What of the inode item is newer in memory than in the tree.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct NodeMeta {
+    /// The file's size changed.
+    pub(crate) size: bool,
+    /// When it was last written to.
+    pub(crate) modified: Option<Timespec>,
+}
+
+impl NodeMeta {
+    /// Whether the inode item is as new.
+    pub(crate) fn is_clean(&self) -> bool {
+        !self.size && self.modified.is_none()
+    }
+
+    /// Puts back what was taken and could not be written; what is newer stays.
+    pub(crate) fn restore(&mut self, taken: Self) {
+        self.size |= taken.size;
+        self.modified = self.modified.or(taken.modified);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Handles {
+    count: usize,
+    /// The last name is gone: with the last handle the inode goes.
+    unlinked: bool,
+}
+
+impl Node {
+    /// The file with this `io`, whose inode has `flags`.
+    pub(crate) fn new(io: Arc<InodeIo>, flags: u64) -> Arc<Self> {
+        io.set_data_flags(data_flags(flags));
+        let node = Self {
+            io,
+            uncompressed: flags & inode_flags::NOCOMPRESS != 0,
+            meta: Mutex::default(),
+            listed: AtomicU64::new(0),
+            handles: Mutex::default(),
+        };
+        node.reset_policy();
+        Arc::new(node)
+    }
+
+    /// Has data stored as it is in the beginning: as the volume's policy says, if the inode says nothing else.
+    fn reset_policy(&self) {
+        let own = self.uncompressed.then(|| FilePolicy::from(CompressionPolicy::None));
+        self.io.set_policy(own);
+    }
+
+    /// Whether the last name is gone.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        self.handles.lock().unlinked
+    }
+
+    fn may_go(&self) -> bool {
+        self.io.is_clean()
+            && self.meta.lock().is_clean()
+            && self.listed.load(Ordering::Acquire) == 0
+    }
+}
+
+/// What the closing of a handle asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// Nothing.
+    Kept,
+    /// It was the last handle of a file without a name: its content is to be thrown away.
+    Evict,
+}
+
+/// All nodes.
+#[derive(Debug, Default)]
+pub(crate) struct NodeTable {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    nodes: HashMap<Ino, Arc<Node>>,
+    /// Nodes without handles, in the order of closing.
+    closed: VecDeque<Ino>,
+}
+
+impl NodeTable {
+    /// The node of `ino`, made by `make` if it is not known, with one handle more.
+    pub(crate) fn open<E>(
+        &self,
+        ino: Ino,
+        make: impl FnOnce() -> Result<Arc<Node>, E>,
+    ) -> Result<Arc<Node>, E> {
+        let mut table = self.table.lock();
+        let node = match table.nodes.get(&ino) {
+            Some(node) => Arc::clone(node),
+            None => {
+                let node = make()?;
+                table.nodes.insert(ino, Arc::clone(&node));
+                node
+            }
+        };
+        let mut handles = node.handles.lock();
+        if handles.count == 0 {
+            // What handles had set ended with the last of them.
+            node.reset_policy();
+        }
+        handles.count += 1;
+        drop(handles);
+        Ok(node)
+    }
+
+    /// One handle more on a node that has one already.
+    pub(crate) fn reopen(&self, node: &Arc<Node>) -> Arc<Node> {
+        node.handles.lock().count += 1;
+        Arc::clone(node)
+    }
+
+    /// One handle less.
+    pub(crate) fn close(&self, node: &Node) -> Closed {
+        let mut table = self.table.lock();
+        let ino = node.io.ino();
+        {
+            let mut handles = node.handles.lock();
+            handles.count -= 1;
+            if handles.count > 0 {
+                return Closed::Kept;
+            }
+            if handles.unlinked {
+                table.nodes.remove(&ino);
+                return Closed::Evict;
+            }
+        }
+        table.closed.push_back(ino);
+        table.trim();
+        Closed::Kept
+    }
+
+    /// The node of `ino`, if it is known.
+    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        self.table.lock().nodes.get(&ino).cloned()
+    }
+
+    /// The last name of `ino` is gone. Returns its node if it is known, and whether it is still open: then its content goes with the
+    /// last handle, else now.
+    pub(crate) fn unlinked(&self, ino: Ino) -> (Option<Arc<Node>>, bool) {
+        let mut table = self.table.lock();
+        let Some(node) = table.nodes.get(&ino).cloned() else { return (None, false) };
+        let open = {
+            let mut handles = node.handles.lock();
+            handles.unlinked = true;
+            handles.count > 0
+        };
+        if !open {
+            table.nodes.remove(&ino);
+        }
+        (Some(node), open)
+    }
+
+    /// Forgets what was closed and is clean now, as after a commit.
+    pub(crate) fn sweep(&self) {
+        self.table.lock().sweep();
+    }
+
+    /// Every node.
+    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
+        self.table.lock().nodes.values().cloned().collect()
+    }
+}
+
+impl Table {
+    /// Lets the nodes go that were closed first, as far as they are clean: the one closed first is written back first.
+    fn trim(&mut self) {
+        for _ in 0..self.closed.len().saturating_sub(CLOSED_MAX).min(TRIM_STEP) {
+            let Some(ino) = self.closed.front() else { return };
+            if let Some(node) = self.nodes.get(ino)
+                && node.handles.lock().count == 0
+            {
+                if !node.may_go() {
+                    return;
+                }
+                self.nodes.remove(ino);
+            }
+            self.closed.pop_front();
+        }
+    }
+
+    /// Lets all closed nodes go that are clean, but the last ones.
+    fn sweep(&mut self) {
+        let most = self.closed.len().saturating_sub(CLOSED_MAX);
+        let (nodes, mut seen) = (&mut self.nodes, 0);
+        self.closed.retain(|ino| {
+            seen += 1;
+            let Some(node) = nodes.get(ino) else { return false };
+            if node.handles.lock().count > 0 {
+                return false; // opened again: its next closing queues it again
+            }
+            let goes = seen <= most && node.may_go();
+            if goes {
+                nodes.remove(ino);
+            }
+            !goes
+        });
+    }
+}
+
+/// A handle's own state.
+#[derive(Debug, Default)]
+pub(crate) struct HandleState {
+    pub(crate) readahead: Readahead,
+    pub(crate) pace: Pace,
+}

@@ -1,0 +1,106 @@
+//! How a volume is made and how it behaves: [`Options`], and the types of their values.
+
+use std::time::Duration;
+
+use cowback_block_store::Clock;
+use cowback_block_store::namespace::Timespec;
+use uuid::Uuid;
+
+use crate::budget::{Budget, Group, Limits};
+
+pub use cowback_async_cow::{CompressionPolicy, ExtentSize};
+pub use cowback_block_store::{Fit, Profile};
+pub use cowback_codec::ChecksumKind;
+
+/// Options of [`Volume::create`](crate::Volume::create) and [`Volume::open`](crate::Volume::open).
+///
+/// The default is what most want: zstd at level 3, a thread for each core, 256 MiB of cache, duplicated metadata, a commit every 30
+/// seconds.
+///
+/// ```
+/// let options = cowback::Options {
+///     compression: "zstd:1".parse()?,
+///     cache_bytes: 64 << 20,
+///     ..cowback::Options::default()
+/// };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How data is compressed on its way out.
+    pub compression: CompressionPolicy,
+    /// Most bytes of a file in one compressed extent. See [`File::set_policy`](crate::File::set_policy) for single files.
+    pub extent_size: ExtentSize,
+    /// Worker threads for compression, IO and decompression. Zero: one for each core.
+    pub threads: usize,
+    /// Bytes of file content kept in memory. A quarter of it may be dirty before writeback starts, half before writers wait; from three
+    /// eighths on they are slowed down, by at most 4 milliseconds for each MiB.
+    pub cache_bytes: u64,
+    /// The group that the volume's files belong to unless [`File::set_group`](crate::File::set_group) says otherwise, and with it the budget of
+    /// memory that the volume shares with others. `None`: a budget of its own, of `cache_bytes`.
+    pub group: Option<Group>,
+    /// Bytes of the volume, at most. `None`: an image grows with its content; a device is taken as a whole.
+    pub size: Option<u64>,
+    /// Copies of metadata in the new volume. Ignored when opening.
+    pub metadata: Profile,
+    /// Checksum algorithm of the new volume. Ignored when opening.
+    pub checksum: ChecksumKind,
+    /// Label of the new volume, at most 255 bytes. Ignored when opening.
+    pub label: String,
+    /// File system id of the new volume; all other ids follow from it. `None`: a random one. Ignored when opening.
+    pub uuid: Option<Uuid>,
+    /// The time that everything gets instead of the clock's, so that the same calls make the same image.
+    pub fixed_time: Option<Timespec>,
+    /// How often a background thread commits. A commit writes back all that is dirty, so that no dirty data gets much older than this: there
+    /// is no other expiry. `None`: never; then the image depends on nothing but the sequence of calls, and writeback is started by the
+    /// writer that crosses the limit.
+    pub commit_interval: Option<Duration>,
+    /// Whether the volume is opened for reading only. Ignored when creating.
+    pub read_only: bool,
+    /// Whether metadata is placed behind all data while the image is built, so that
+    /// [`Volume::shrink_to_fit`](crate::Volume::shrink_to_fit) has only metadata to move. Ignored when opening.
+    pub pack_tight: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            compression: CompressionPolicy::default(),
+            extent_size: ExtentSize::default(),
+            threads: 0,
+            cache_bytes: 256 << 20,
+            group: None,
+            size: None,
+            metadata: Profile::Dup,
+            checksum: ChecksumKind::Crc32c,
+            label: String::new(),
+            uuid: None,
+            fixed_time: None,
+            commit_interval: Some(Duration::from_secs(30)),
+            read_only: false,
+            pack_tight: false,
+        }
+    }
+}
+
+/// Bytes of a tree block, as volumes are made.
+const NODE_BYTES: u64 = 16 << 10;
+
+impl Options {
+    /// The group that the volume's files belong to at first.
+    pub(crate) fn home_group(&self) -> Group {
+        let own = || Budget::new(Limits::for_budget(self.cache_bytes)).root();
+        self.group.clone().unwrap_or_else(own)
+    }
+
+    /// Clean tree blocks that are kept in memory: a sixteenth of what is kept of files, and enough for a few paths through the trees.
+    pub(crate) fn cached_nodes(&self) -> usize {
+        let nodes = self.cache_bytes / 16 / NODE_BYTES;
+        usize::try_from(nodes.clamp(512, 1 << 16)).unwrap_or(512)
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.fixed_time
+            .map_or(Clock::System, |time| Clock::Fixed { sec: time.sec, nsec: time.nsec })
+    }
+}

@@ -1,0 +1,149 @@
+//! From paths in the volume to directories and names.
+//!
+//! Paths are taken from the volume's root; a leading `/` and `.` are skipped. Symlinks are not followed, and `..` is refused: a path names
+//! what it spells.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use cowback_base::Ino;
+use cowback_base::sync::Mutex;
+use cowback_block_store::namespace::{NamespaceError, Target};
+
+use crate::error::{Error, Result};
+use crate::inner::Inner;
+
+/// Directories that are remembered by path.
+const DIRS_MAX: usize = 512;
+
+/// Directories that were resolved not long ago.
+///
+/// What was looked up before a directory moved and would be remembered after it is refused, by the generation.
+#[derive(Debug, Default)]
+pub(crate) struct DirCache {
+    cached: Mutex<Cached>,
+}
+
+#[derive(Debug, Default)]
+struct Cached {
+    dirs: HashMap<PathBuf, Ino>,
+    generation: u64,
+}
+
+impl DirCache {
+    /// The directory at `path`: the remembered one, or what `lookup` finds.
+    fn get_or_lookup<E>(
+        &self,
+        path: &Path,
+        lookup: impl FnOnce() -> std::result::Result<Ino, E>,
+    ) -> std::result::Result<Ino, E> {
+        let generation = {
+            let cached = self.cached.lock();
+            if let Some(ino) = cached.dirs.get(path) {
+                return Ok(*ino);
+            }
+            cached.generation
+        };
+        let ino = lookup()?;
+        let mut cached = self.cached.lock();
+        if cached.generation == generation {
+            if cached.dirs.len() >= DIRS_MAX {
+                cached.dirs.clear();
+            }
+            cached.dirs.insert(path.to_path_buf(), ino);
+        }
+        Ok(ino)
+    }
+
+    /// Some directory was removed or renamed. Called before the change can be seen to be over.
+    pub(crate) fn forget(&self) {
+        let mut cached = self.cached.lock();
+        cached.generation += 1;
+        cached.dirs.clear();
+    }
+}
+
+impl Inner {
+    /// The inode that `path` names.
+    pub(crate) fn resolve(&self, path: &Path) -> Result<Ino> {
+        match self.parent_and_name(path)? {
+            None => Ok(Ino::ROOT),
+            Some((dir, name)) => self.lookup(dir, name).map_err(Error::at(path)),
+        }
+    }
+
+    /// The directory that holds what `path` names, and its name there. `None` for the root.
+    pub(crate) fn parent_and_name<'a>(&self, path: &'a Path) -> Result<Option<(Ino, &'a [u8])>> {
+        let Some(name) = last_name(path)? else { return Ok(None) };
+        let parent = path.parent().unwrap_or(Path::new(""));
+        Ok(Some((self.resolve_dir(parent)?, name)))
+    }
+
+    /// As [`Inner::parent_and_name`], for what cannot be done to the root.
+    pub(crate) fn entry<'a>(&self, path: &'a Path) -> Result<(Ino, &'a [u8])> {
+        self.parent_and_name(path)?.ok_or_else(|| {
+            Error::at(path)(NamespaceError::Exists { dir: Ino::ROOT, name: "/".to_owned() })
+        })
+    }
+
+    fn resolve_dir(&self, path: &Path) -> Result<Ino> {
+        self.dirs.get_or_lookup(path, || {
+            let mut ino = Ino::ROOT;
+            for component in path.components() {
+                if let Some(name) = name_of(component).map_err(Error::at(path))? {
+                    ino = self.lookup(ino, name).map_err(Error::at(path))?;
+                }
+            }
+            Ok(ino)
+        })
+    }
+
+    fn lookup(&self, dir: Ino, name: &[u8]) -> std::result::Result<Ino, NamespaceError> {
+        match self.store.lookup(dir, name)? {
+            (Target::Inode(ino), _) => Ok(ino),
+            (Target::Subvolume(_), _) => {
+                Err(NamespaceError::NotSupported { ino: dir, what: "a subvolume is not entered" })
+            }
+        }
+    }
+}
+
+/// The last component of `path` that is a name.
+fn last_name(path: &Path) -> Result<Option<&[u8]>> {
+    match path.components().next_back() {
+        None => Ok(None),
+        Some(component) => name_of(component).map_err(Error::at(path)),
+    }
+}
+
+fn name_of(component: Component<'_>) -> std::result::Result<Option<&[u8]>, NamespaceError> {
+    match component {
+        Component::Normal(name) => Ok(Some(name.as_bytes())),
+        Component::RootDir | Component::CurDir => Ok(None),
+        Component::ParentDir | Component::Prefix(_) => Err(NamespaceError::InvalidName {
+            name: "`..`".to_owned(),
+            why: "`..` is not resolved in a volume",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_looked_up_before_it_moved_is_not_remembered_after() {
+        let cache = DirCache::default();
+        let path = Path::new("a/b");
+        let look = |ino, meanwhile: &dyn Fn()| {
+            cache.get_or_lookup(path, || {
+                meanwhile();
+                Ok::<_, ()>(Ino(ino))
+            })
+        };
+        assert_eq!(look(300, &|| cache.forget()), Ok(Ino(300)));
+        assert_eq!(look(301, &|| {}), Ok(Ino(301)), "the first was not remembered");
+        assert_eq!(look(302, &|| {}), Ok(Ino(301)), "the second was");
+    }
+}

@@ -1,0 +1,282 @@
+//! A volume: made, opened, committed, closed.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use cowback_async_cow::policy::Policy;
+use cowback_async_cow::{AsyncCow, FilePolicy, WorkerPool};
+use cowback_base::sync::atomic::{AtomicBool, AtomicU64};
+use cowback_base::sync::thread::JoinHandle;
+use cowback_base::sync::{Mutex, RwLock};
+use cowback_block_store::check::{Problem, Report as CheckReport};
+use cowback_block_store::{BlockDevice, FileDevice, Fit, FormatOptions, OpenOptions, Store};
+use cowback_codec::ChecksumKind;
+use cowback_extent_io::{ErrorLog, Executor, StoreError};
+use cowback_page_cache::{Flusher, PageCache};
+use uuid::Uuid;
+
+use crate::background::Background;
+use crate::budget::Budget;
+use crate::commit::{CommitGroup, Writers};
+use crate::error::{Error, Result};
+use crate::flusher::FlushByCaller;
+use crate::inner::Inner;
+use crate::options::Options;
+use crate::stats::Stats;
+
+/// Bytes of frozen pages in flight, for each worker and beyond (see `cowback_async_cow::credit`).
+const IN_FLIGHT_PER_THREAD: u64 = 4 << 20;
+const IN_FLIGHT_BASE: u64 = 16 << 20;
+/// And at most, however many workers there are.
+const IN_FLIGHT_MAX: u64 = 64 << 20;
+
+/// A btrfs volume in a file, on a block device or in memory, behind a write-back cache.
+///
+/// All methods take `&self`, and many threads may share a volume. What was written survives a crash once [`Volume::commit`], or a
+/// [`File`](crate::File)'s sync, has returned; after a crash the volume is exactly as at some commit. Dropping a volume without
+/// [`Volume::close`] is such a crash.
+///
+/// An image has one writer or many readers at a time; who comes in between is refused. A loop mount does not know of that: the image must not be
+/// mounted meanwhile.
+#[derive(Debug)]
+pub struct Volume {
+    pub(crate) inner: Arc<Inner>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Volume {
+    /// Makes a new, empty volume in the file `path`, which must not exist, or on the block device `path`.
+    ///
+    /// # Errors
+    /// The file cannot be made; a size too small for a volume; an option that cannot be.
+    pub fn create(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        let path = path.as_ref();
+        let is_device = std::fs::metadata(path).is_ok_and(|at| at.file_type().is_block_device());
+        let device =
+            if is_device { FileDevice::open(path, false) } else { FileDevice::create_new(path) };
+        let device = device.map_err(image(path))?;
+        Self::create_on(Arc::new(device), options)
+    }
+
+    /// Makes a new, empty volume on `device`, whatever is there. Without [`Options::size`] it takes the whole device; if that is empty, the
+    /// device grows with the volume.
+    ///
+    /// # Errors
+    /// As [`Volume::create`].
+    pub fn create_on(device: Arc<dyn BlockDevice>, options: &Options) -> Result<Self> {
+        let len = device.len().map_err(|source| StoreError::Io {
+            op: "length",
+            at: 0,
+            len: 0,
+            source: Arc::new(source),
+        })?;
+        let format = FormatOptions {
+            total_bytes: options.size.unwrap_or(len),
+            grow: options.size.is_none() && len == 0,
+            metadata: options.metadata,
+            checksum: options.checksum,
+            label: options.label.clone(),
+            fsid: options.uuid,
+            shrinkable: options.pack_tight,
+            clock: options.clock(),
+            cached_nodes: options.cached_nodes(),
+        };
+        Self::start(Store::format(device, &format)?, options)
+    }
+
+    /// Opens the volume in the file or on the block device `path`.
+    ///
+    /// # Errors
+    /// It is not btrfs, damaged, in need of a log replay, or uses a feature that is not known; what and where is said.
+    pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        let path = path.as_ref();
+        let device = FileDevice::open(path, options.read_only).map_err(image(path))?;
+        Self::open_on(Arc::new(device), options)
+    }
+
+    /// Opens the volume on `device`.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn open_on(device: Arc<dyn BlockDevice>, options: &Options) -> Result<Self> {
+        let open = OpenOptions {
+            read_only: options.read_only,
+            grow: options.size.is_none(),
+            clock: options.clock(),
+            cached_nodes: options.cached_nodes(),
+            ..OpenOptions::default()
+        };
+        Self::start(Store::open(device, &open)?, options)
+    }
+
+    fn start(store: Store, options: &Options) -> Result<Self> {
+        if options.cache_bytes < 1 << 20 {
+            let why = format!("{} bytes are fewer than 1 MiB", options.cache_bytes);
+            return Err(Error::Option { option: "cache_bytes", why });
+        }
+        let pool = Arc::new(WorkerPool::new(options.threads).map_err(Error::Threads)?);
+        let in_flight = IN_FLIGHT_BASE + IN_FLIGHT_PER_THREAD * pool.threads() as u64;
+        let in_flight = in_flight.min(IN_FLIGHT_MAX);
+        let file =
+            FilePolicy { compression: options.compression, extent_size: options.extent_size };
+        let policy = Policy { file, in_flight_bytes: in_flight };
+        let executor: Arc<dyn Executor> = Arc::clone(&pool) as _;
+        let interval = options.commit_interval.filter(|_| !options.read_only);
+        let inner = Arc::new(Inner {
+            store: Arc::new(store),
+            cache: PageCache::in_group(&options.home_group()),
+            engine: AsyncCow::new(policy, executor),
+            pool,
+            nodes: Default::default(),
+            dirty: Default::default(),
+            meta_dirty: Mutex::default(),
+            errors: Arc::new(ErrorLog::default()),
+            failures_seen: AtomicU64::new(0),
+            commits: CommitGroup::default(),
+            commit_times: Default::default(),
+            flush_gate: RwLock::new(()),
+            namespace_gate: RwLock::new(()),
+            data_gate: RwLock::new(()),
+            dirs: Default::default(),
+            background: interval.map(|_| Background::new()),
+            read_only: options.read_only,
+            clock: options.clock(),
+            closed: AtomicBool::new(false),
+        });
+        let flusher: Arc<dyn Flusher> = match &inner.background {
+            Some(background) => Arc::new(background.clone()),
+            None => Arc::new(FlushByCaller(Arc::downgrade(&inner))),
+        };
+        inner.cache.set_flusher(Some(flusher));
+        if !options.read_only {
+            inner.evict_orphans()?;
+        }
+        let thread = match (&inner.background, interval) {
+            (Some(background), Some(interval)) => {
+                Some(background.start(Arc::downgrade(&inner), interval).map_err(Error::Threads)?)
+            }
+            _ => None,
+        };
+        Ok(Self { inner, thread })
+    }
+
+    /// Makes every write and every change that returned before this call durable, all at once. Returns the generation that holds
+    /// them. Many callers share one commit.
+    ///
+    /// # Errors
+    /// Data or metadata that could not be written. Nothing of this commit is on disk then; data stays dirty and is tried again.
+    pub fn commit(&self) -> Result<u64> {
+        self.inner.check_open()?;
+        self.inner.commit()
+    }
+
+    /// Goes on after the volume has turned read-only because of a failure, if its cause is gone: there is space again, the device is back. The
+    /// commit that failed is written once more; what is dirty goes out with the next one. On a volume that takes writes this does nothing,
+    /// but that an image that could not grow is tried to be made larger again.
+    ///
+    /// # Errors
+    /// The device's, which may be gone by another time. [`StoreError::ReadOnly`], with the reason, if only opening the volume again
+    /// helps, as of the last commit: a change failed half way, or the volume was opened for reading. [`StoreError::Corrupt`] if a flush
+    /// failed, and the device has lost data that it had taken before.
+    pub fn try_resume(&self) -> Result<()> {
+        self.inner.check_open()?;
+        self.inner.try_resume()
+    }
+
+    /// Commits and closes. Open files turn read-only and must not be used any more.
+    ///
+    /// # Errors
+    /// As [`Volume::commit`]; what was not committed is lost then.
+    pub fn close(mut self) -> Result<()> {
+        self.stop_background();
+        self.inner.shut_down()
+    }
+
+    /// Cuts the image to what `fit` says: metadata is moved right behind the data. Writers and changes of names wait meanwhile. Returns the bytes
+    /// that are left.
+    ///
+    /// # Errors
+    /// As [`Volume::commit`]; a size in which the content has no room; a device that cannot be resized.
+    pub fn shrink_to_fit(&self, fit: Fit) -> Result<u64> {
+        self.inner.check_writable()?;
+        self.inner.commit_and(Writers::Wait, |store| store.shrink_to_fit(fit))
+    }
+
+    /// Checks the image or block device `path`, of which nothing may be changed meanwhile: every tree, every reference, and, by reading and
+    /// unpacking all data, every checksum. Each problem goes to `found` as it is found.
+    ///
+    /// # Errors
+    /// It cannot be read; it is not btrfs, or uses a feature that is not known. Damage beyond that is no error, but a problem.
+    pub fn check(path: impl AsRef<Path>, found: &mut dyn FnMut(Problem)) -> Result<CheckReport> {
+        let path = path.as_ref();
+        let device = FileDevice::open(path, true).map_err(image(path))?;
+        Ok(cowback_block_store::check::check(&device, true, found)?)
+    }
+
+    /// The budget of memory that the volume is part of: for groups of its files, and to change its limits.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.inner.cache.budget()
+    }
+
+    /// Numbers about the volume and its engine.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.inner)
+    }
+
+    /// The volume's id.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.inner.store.superblock().fsid
+    }
+
+    /// The volume's label.
+    #[must_use]
+    pub fn label(&self) -> Vec<u8> {
+        self.inner.store.superblock().label
+    }
+
+    /// The checksum algorithm of data and metadata.
+    #[must_use]
+    pub fn checksum(&self) -> ChecksumKind {
+        self.inner.store.superblock().csum
+    }
+
+    /// The features that a reader must know, and those that a writer must: names as the kernel has them, in lower case.
+    #[must_use]
+    pub fn features(&self) -> Vec<String> {
+        let superblock = self.inner.store.superblock();
+        let names = [superblock.incompat.names(), superblock.compat_ro.names()].join(" | ");
+        names.split(" | ").filter(|name| !name.is_empty()).map(str::to_lowercase).collect()
+    }
+
+    fn stop_background(&mut self) {
+        if let Some(background) = &self.inner.background {
+            background.stop();
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            // It has printed its panic; what it had taken on is dirty still, and the commit that follows takes it on again.
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.stop_background();
+        self.inner.refuse_changes();
+        // Jobs in flight hold pages and space of this volume: they end first.
+        self.inner.engine.wait_idle();
+        self.inner.pool.wait_idle();
+        // Handles may be open still: the memory is for others.
+        self.inner.cache.drop_clean();
+    }
+}
+
+fn image(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Image { path, source }
+}

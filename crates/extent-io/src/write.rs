@@ -1,0 +1,307 @@
+//! Buffered writes and truncation (stage 1 and 2, where they meet delayed allocation).
+//!
+//! Space is reserved before a page is touched (R1); the reservation is spent page by page as pages become dirty, in the leaf's critical
+//! section (O4); what is left over, because pages were dirty already, goes back at the end. A writer waits neither for writeback nor for the
+//! page lock of a page that has its content (B1); it waits for a read of old content that it needs.
+//!
+//! Invariant: bytes of a cached page at or beyond the file's size are zero, so a size that grows uncovers zeros (B2).
+
+use std::sync::Arc;
+
+use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange, block_align_down, block_align_up};
+
+use cowback_base::sync::MutexGuard;
+use cowback_page_cache::LockedPage;
+
+use crate::inode::{InodeIo, WritebackCursor};
+use crate::reservation::{DataReservation, Promise};
+use crate::store::{ExtentKind, InPlace, StoreError, StoreResult};
+
+/// Proof that the file's writeback is kept out, and that none is under way.
+pub(crate) struct Quiet<'a>(
+    #[expect(dead_code, reason = "it is held")] MutexGuard<'a, WritebackCursor>,
+);
+
+/// Most bytes of a file: what btrfs' and the kernel's signed offsets allow, whole blocks.
+pub const FILE_SIZE_MAX: u64 = (i64::MAX as u64) & !(BLOCK_SIZE - 1);
+
+static ZERO_BLOCK: [u8; 4096] = [0; 4096];
+
+impl InodeIo {
+    /// Writes `data` at byte `offset` into the cache. A gap between the end of the file and `offset` reads as zeros.
+    ///
+    /// The caller has throttled, and holds no page.
+    ///
+    /// # Errors
+    /// No space, or old content that could not be read. Bytes before the failing page may have been written; the size grows only if
+    /// all were.
+    ///
+    /// # Panics
+    /// If the end is beyond [`FILE_SIZE_MAX`].
+    pub fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> StoreResult<()> {
+        let range = ByteRange::at(offset, data.len() as u64);
+        assert!(range.end <= FILE_SIZE_MAX, "write of {range} is beyond the largest file");
+        if range.is_empty() {
+            return Ok(());
+        }
+        {
+            let _shared = self.io_lock.read();
+            if range.end <= self.size() {
+                return self.copy_in(offset, data, None);
+            }
+        }
+        let _exclusive = self.io_lock.write();
+        let old_size = self.size();
+        if range.end <= old_size {
+            return self.copy_in(offset, data, None);
+        }
+        if offset > old_size {
+            self.rewrite_last_block(old_size, offset, None)?;
+        }
+        if !cfg!(canary = "bound_late") {
+            self.raise_size_bound(range.end);
+        }
+        let result = self.copy_in(offset, data, None);
+        let reached = if result.is_ok() { range.end } else { old_size };
+        if result.is_err() {
+            self.drop_beyond(old_size);
+        }
+        self.set_size(reached);
+        result
+    }
+
+    /// Sets the size to `size` bytes: what is cut off is gone, what is added reads as zeros.
+    ///
+    /// # Errors
+    /// No space, or the straddling block could not be read, or the trees could not be changed; the file is then as before.
+    pub fn truncate(self: &Arc<Self>, size: u64) -> StoreResult<()> {
+        assert!(size <= FILE_SIZE_MAX, "size {size} is beyond the largest file");
+        let _exclusive = self.io_lock.write();
+        let old_size = self.size();
+        if size > old_size {
+            self.rewrite_last_block(old_size, size, None)?;
+            self.set_size(size);
+            return Ok(());
+        }
+        // What was preallocated behind the end goes even if the size stays.
+        if size == old_size && !self.data_flags().prealloc {
+            return Ok(());
+        }
+        // No writeback begins while this lasts, and what had begun ends: what is cut off is in the trees, or dirty, and nowhere between.
+        let quiet = (!cfg!(canary = "beyond_eof")).then(|| self.keep_writeback_out());
+        let tail = self.cut_last_block(size, old_size, quiet.as_ref())?;
+        let block_end = block_align_up(size);
+        let cut = ByteRange::new(block_end, u64::MAX);
+        let dropped = {
+            let _locked = self.states.lock_range(cut);
+            let dropped = self.store().truncate_extents(self.ino(), size);
+            self.maps.drop_from(block_end.saturating_sub(BLOCK_SIZE));
+            dropped
+        };
+        if let Err(error) = dropped {
+            self.restore_last_block(size, &tail);
+            return Err(error);
+        }
+        self.set_size(size);
+        self.drop_beyond(size);
+        Ok(())
+    }
+
+    /// Zeroes what the block that `size` lies in holds beyond it, as a write: that may fail, and nothing has changed then. Gives what it held.
+    fn cut_last_block(
+        self: &Arc<Self>,
+        size: u64,
+        old_size: u64,
+        quiet: Option<&Quiet<'_>>,
+    ) -> StoreResult<Vec<u8>> {
+        let end = block_align_up(size).min(old_size);
+        let mut tail = vec![0; usize::try_from(end - size).expect("less than a block")];
+        let mut done = 0;
+        while done < tail.len() {
+            let rest = tail.get_mut(done..).unwrap_or_default();
+            let copied = self.mapping().read(size + done as u64, rest);
+            if copied == 0 {
+                self.read_page(PageIndex::containing(size))?;
+            }
+            done += copied;
+        }
+        if !tail.is_empty() && !cfg!(canary = "tail_not_zeroed") {
+            self.copy_in(size, ZERO_BLOCK.get(..tail.len()).unwrap_or(&ZERO_BLOCK), quiet)?;
+        }
+        Ok(tail)
+    }
+
+    /// Puts back what [`InodeIo::cut_last_block`] cut. The page is dirty still, as nothing was written back since.
+    fn restore_last_block(&self, size: u64, tail: &[u8]) {
+        let outcome = self.mapping().write(size, tail, PageIndex(u64::MAX), |newly| {
+            unreachable!("{newly:?} were dirty, and nobody writes them back")
+        });
+        debug_assert_eq!(outcome.needs_read, None, "a dirty page stays");
+    }
+
+    /// Makes `range` a hole, as far as it is in the file, whose size stays: it reads as zeros, and its whole blocks take no space.
+    ///
+    /// # Errors
+    /// No space, blocks at the ends that could not be read, or the trees could not be changed. What the range held is still there then, but
+    /// for its parts of the blocks at its ends, which may be zero.
+    pub fn punch(self: &Arc<Self>, range: ByteRange) -> StoreResult<()> {
+        let _exclusive = self.io_lock.write();
+        let range = self.clamp(range);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let quiet = self.keep_writeback_out();
+        // Of the last block, all that is in the file is all there is.
+        let end = if range.end == self.size() { block_align_up(range.end) } else { range.end };
+        let first = block_align_up(range.start);
+        let last = block_align_down(end);
+        if first >= last {
+            return self.zero_within_block(range, &quiet).and_then(|()| {
+                let second = ByteRange::new(first.clamp(range.start, range.end), range.end);
+                self.zero_within_block(second, &quiet)
+            });
+        }
+        self.zero_within_block(ByteRange::new(range.start, first), &quiet)?;
+        self.zero_within_block(ByteRange::new(last, end), &quiet)?;
+        let blocks = ByteRange::new(first, last);
+        {
+            let _locked = self.states.lock_range(blocks);
+            let punched = self.store().punch_extents(self.ino(), blocks);
+            self.maps.drop_range(blocks);
+            punched?;
+        }
+        self.drop_pages(blocks.pages());
+        Ok(())
+    }
+
+    /// Zeroes the part of `range` that is in its first block, unless that block is a hole, or preallocated and not written.
+    pub(crate) fn zero_within_block(
+        self: &Arc<Self>,
+        range: ByteRange,
+        quiet: &Quiet<'_>,
+    ) -> StoreResult<()> {
+        let block = ByteRange::at(block_align_down(range.start), BLOCK_SIZE);
+        let Some(part) = range.intersect(block) else { return Ok(()) };
+        let is_zero = !self.states.any_delalloc(block)
+            && matches!(
+                self.extent_map(block.start)?.kind,
+                ExtentKind::Hole | ExtentKind::Prealloc { .. }
+            );
+        if is_zero {
+            return Ok(());
+        }
+        let zeros = usize::try_from(part.len()).expect("a block at most");
+        self.copy_in(part.start, ZERO_BLOCK.get(..zeros).unwrap_or(&ZERO_BLOCK), Some(quiet))
+    }
+
+    /// Keeps writeback of the file out as long as what this gives is kept, and waits for what is under way. The caller holds `io_lock`, and no
+    /// page.
+    pub(crate) fn keep_writeback_out(&self) -> Quiet<'_> {
+        let flusher = self.writeback_lock.lock();
+        self.wait_writeback();
+        Quiet(flusher)
+    }
+
+    /// Throws the content away: the file has no name and no handle any more. Its extents are the caller's affair.
+    pub fn discard(&self) {
+        let _exclusive = self.io_lock.write();
+        let _quiet = self.keep_writeback_out();
+        self.set_size(0);
+        self.drop_beyond(0);
+        self.maps.drop_from(0);
+    }
+
+    /// Takes the pages wholly beyond `size` out of the cache, with their delalloc and reservation; waits for those in flight.
+    fn drop_beyond(&self, size: u64) {
+        let from = PageIndex(block_align_up(size) / BLOCK_SIZE);
+        self.drop_pages(PageRange::new(from, PageIndex(u64::MAX)));
+    }
+
+    /// Takes pages out of the cache, as [`InodeIo::drop_beyond`].
+    pub(crate) fn drop_pages(&self, pages: PageRange) {
+        let (mut space, mut in_place) = (0, 0);
+        self.mapping().invalidate(pages, |pages| {
+            let noreserve = self.states.clear_delalloc(pages);
+            in_place += noreserve;
+            space += pages.bytes().len() - noreserve;
+        });
+        drop(DataReservation::from_delalloc(self.store(), Promise::Space, space));
+        drop(DataReservation::from_delalloc(self.store(), Promise::InPlace, in_place));
+    }
+
+    /// Before the file grows past its last block to `new_size`: has that block written anew if it is partial, so that what was an inline
+    /// extent becomes an ordinary one, with zeros to its end (as `btrfs_cont_expand`).
+    pub(crate) fn rewrite_last_block(
+        self: &Arc<Self>,
+        old_size: u64,
+        new_size: u64,
+        quiet: Option<&Quiet<'_>>,
+    ) -> StoreResult<()> {
+        let block_end = block_align_up(old_size);
+        if old_size == block_end {
+            return Ok(());
+        }
+        let zeros = usize::try_from(block_end.min(new_size) - old_size).expect("less than a block");
+        self.raise_size_bound(block_end.min(new_size));
+        self.copy_in(old_size, ZERO_BLOCK.get(..zeros).unwrap_or(&ZERO_BLOCK), quiet)
+    }
+
+    /// Has the store promise what writing `pages` takes. If there is no data space, but all of them are to be written in place, which takes
+    /// none, writeback is kept out until they are dirty, as it might give them their one chance to someone else's bytes: what
+    /// is preallocated is written in place once.
+    fn reserve<'a>(
+        &'a self,
+        pages: PageRange,
+        quiet: Option<&Quiet<'_>>,
+    ) -> StoreResult<(DataReservation, Option<Quiet<'a>>)> {
+        let bytes = pages.bytes().len();
+        let no_space = match DataReservation::new(self.store(), Promise::Space, bytes) {
+            Err(error @ StoreError::NoSpace { .. }) if self.data_flags().may_write_in_place() => {
+                error
+            }
+            result => return Ok((result?, None)),
+        };
+        let wanted = quiet.is_none() && !cfg!(canary = "noreserve_unguarded");
+        let own = wanted.then(|| self.keep_writeback_out());
+        let mut at = pages.bytes().start;
+        while at < pages.bytes().end {
+            let rest = ByteRange::new(at, pages.bytes().end);
+            let InPlace { len, extent } = self.store().claim_in_place(self.ino(), rest)?;
+            self.store().free_extent(extent.ok_or_else(|| no_space.clone())?);
+            at += len;
+        }
+        Ok((DataReservation::new(self.store(), Promise::InPlace, bytes)?, own))
+    }
+
+    /// Copies `data` into the pages at `offset` and makes them dirty. `quiet` is the caller's proof, if it has one.
+    pub(crate) fn copy_in(
+        self: &Arc<Self>,
+        offset: u64,
+        data: &[u8],
+        quiet: Option<&Quiet<'_>>,
+    ) -> StoreResult<()> {
+        let mut at = offset;
+        let mut rest = data;
+        let pages = ByteRange::at(offset, data.len() as u64).pages();
+        let (mut reservation, _quiet) = self.reserve(pages, quiet)?;
+        // Absent pages from here on have no old content to be read.
+        let fresh_from = PageIndex(block_align_up(self.size()) / BLOCK_SIZE);
+        let mut held: Option<LockedPage> = None;
+        while !rest.is_empty() {
+            let outcome = self.mapping().write(at, rest, fresh_from, |newly: PageRange| {
+                let new = self.beyond_last_block(newly.bytes().start);
+                self.states.set_delalloc(newly, new, reservation.promise());
+                reservation.give_to_delalloc(newly.count() * BLOCK_SIZE);
+            });
+            at += outcome.written as u64;
+            rest = rest.get(outcome.written..).unwrap_or_default();
+            drop(held.take());
+            if let Some(index) = outcome.needs_read {
+                self.read_page(index)?;
+                // Until its part is written: it may be the one clean page that the cache can let go for the rest of the write.
+                held = self.mapping().find_lock_page(index);
+            }
+        }
+        Ok(())
+    }
+}
