@@ -10,7 +10,7 @@ pub use cowback_extent_io::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The image file or device could not be opened, made or resized.
+    /// The image file or device could not be opened or made.
     #[error("{}: {source}", path.display())]
     Image {
         /// The image.
@@ -21,7 +21,7 @@ pub enum Error {
     /// A name in the volume does not allow the operation: it is missing, exists, is a directory, is too long ...
     #[error("{}: {source}", path.display())]
     Name {
-        /// The path in the volume.
+        /// The path in the volume. Empty if it is not known: for an operation on an open file, or of a commit.
         path: PathBuf,
         /// What is wrong with it.
         source: NamespaceError,

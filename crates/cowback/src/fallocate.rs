@@ -42,7 +42,8 @@ impl File {
     /// ```
     ///
     /// # Errors
-    /// No space, a block that cannot be read, the largest file size. The file reads as before then, and is as long.
+    /// A volume that takes no changes, no space, a block that cannot be read, the largest file size: the file reads as before then, and is as
+    /// long. Or the cache is full of what cannot be written to disk: then it was done.
     pub fn allocate(&self, range: Range<u64>) -> Result<()> {
         self.fallocate(range, |io, range| io.allocate(range, SizeMode::Grow))
     }
@@ -96,7 +97,7 @@ impl File {
     /// overwritten (holes, new blocks, sizes, what a snapshot shares) is as atomic as ever.
     ///
     /// # Errors
-    /// [`Error::Option`] if the file is not empty; no space, its inode cannot be read.
+    /// [`Error::Option`] if the file is not empty; a volume that takes no changes, no space, its inode cannot be read.
     pub fn set_nocow(&self, nocow: bool) -> Result<()> {
         self.inner.check_writable()?;
         let once = || {

@@ -41,7 +41,8 @@ impl File {
     /// Writes all of `data` at byte `offset`. The file grows as needed; a gap reads as zeros.
     ///
     /// # Errors
-    /// No space, old content around the write that cannot be read, the largest file size. Part of `data` may have been written then.
+    /// A volume that takes no changes, no space, old content around the write that cannot be read, the largest file size: part of `data` may have
+    /// been written then. Or the cache is full of what cannot be written to disk: then `data` is in the cache up to a part of 1 MiB.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset.saturating_add(data.len() as u64);
         if end > FILE_SIZE_MAX {
@@ -163,7 +164,8 @@ impl File {
     /// Cuts the file, or extends it by zeros, to `size` bytes.
     ///
     /// # Errors
-    /// No space, a block that cannot be read, the largest file size. The file is as before then.
+    /// A volume that takes no changes, no space, a block that cannot be read, the largest file size: the file is as before then. Or the cache is
+    /// full of what cannot be written to disk: then it was done.
     pub fn set_len(&self, size: u64) -> Result<()> {
         if size > FILE_SIZE_MAX {
             return Err(Error::TooLarge { at: size, max: FILE_SIZE_MAX });
@@ -175,7 +177,8 @@ impl File {
     /// size stays.
     ///
     /// # Errors
-    /// No space, a block that cannot be read. What the range held is still there then, but for its parts of the blocks at its ends.
+    /// A volume that takes no changes, no space, a block that cannot be read: what the range held is still there then, but for its parts of the
+    /// blocks at its ends. Or the cache is full of what cannot be written to disk: then it was done.
     pub fn punch_hole(&self, range: std::ops::Range<u64>) -> Result<()> {
         if range.start >= range.end {
             return Ok(());

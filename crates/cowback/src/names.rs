@@ -32,6 +32,9 @@ const DIR_BATCH: usize = 1024;
 
 /// Paths are taken from the volume's root, with or without a leading `/`. Symlinks in them are not followed, `..` is refused. Names may be any
 /// bytes that Linux allows. Changes are durable with the next commit, and until then visible to all.
+///
+/// Beyond the errors that each method names, any fails if the trees cannot be read, and a change if there is no space for it, or the volume takes
+/// none: it was opened for reading, was closed, or has stopped.
 impl Volume {
     /// Makes a file and opens it.
     ///

@@ -7,6 +7,7 @@ use cowback_block_store::namespace::Timespec;
 use uuid::Uuid;
 
 use crate::budget::{Budget, Group, Limits};
+use crate::error::{Error, Result};
 
 pub use cowback_async_cow::{CompressionPolicy, ExtentSize};
 pub use cowback_block_store::{Fit, Profile};
@@ -33,13 +34,14 @@ pub struct Options {
     pub extent_size: ExtentSize,
     /// Worker threads for compression, IO and decompression. Zero: one for each core.
     pub threads: usize,
-    /// Bytes of file content kept in memory. A quarter of it may be dirty before writeback starts, half before writers wait; from three
+    /// Bytes of file content kept in memory, 1 MiB at least. A quarter of it may be dirty before writeback starts, half before writers wait; from three
     /// eighths on they are slowed down, by at most 4 milliseconds for each MiB.
     pub cache_bytes: u64,
     /// The group that the volume's files belong to unless [`File::set_group`](crate::File::set_group) says otherwise, and with it the budget of
     /// memory that the volume shares with others. `None`: a budget of its own, of `cache_bytes`.
     pub group: Option<Group>,
-    /// Bytes of the volume, at most. `None`: an image grows with its content; a device is taken as a whole.
+    /// Bytes of the new volume. `None`: an image grows with its content; a device is taken as a whole. When opening, the number is ignored:
+    /// `None` lets the volume grow with its content where its image can, `Some` does not.
     pub size: Option<u64>,
     /// Copies of metadata in the new volume. Ignored when opening.
     pub metadata: Profile,
@@ -85,8 +87,19 @@ impl Default for Options {
 
 /// Bytes of a tree block, as volumes are made.
 const NODE_BYTES: u64 = 16 << 10;
+/// Least bytes of a cache.
+const CACHE_MIN: u64 = 1 << 20;
 
 impl Options {
+    /// Refuses what cannot be, before anything is made.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.cache_bytes < CACHE_MIN {
+            let why = format!("{} bytes are fewer than 1 MiB", self.cache_bytes);
+            return Err(Error::Option { option: "cache_bytes", why });
+        }
+        Ok(())
+    }
+
     /// The group that the volume's files belong to at first.
     pub(crate) fn home_group(&self) -> Group {
         let own = || Budget::new(Limits::for_budget(self.cache_bytes)).root();

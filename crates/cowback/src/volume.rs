@@ -52,11 +52,16 @@ impl Volume {
     /// The file cannot be made; a size too small for a volume; an option that cannot be.
     pub fn create(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
-        let is_device = std::fs::metadata(path).is_ok_and(|at| at.file_type().is_block_device());
-        let device =
-            if is_device { FileDevice::open(path, false) } else { FileDevice::create_new(path) };
-        let device = device.map_err(image(path))?;
-        Self::create_on(Arc::new(device), options)
+        options.check()?;
+        if std::fs::metadata(path).is_ok_and(|at| at.file_type().is_block_device()) {
+            let device = FileDevice::open(path, false).map_err(image(path))?;
+            return Self::create_on(Arc::new(device), options);
+        }
+        let device = FileDevice::create_new(path).map_err(image(path))?;
+        Self::create_on(Arc::new(device), options).inspect_err(|_| {
+            // It was made just now, and nobody has anything in it.
+            drop(std::fs::remove_file(path));
+        })
     }
 
     /// Makes a new, empty volume on `device`, whatever is there. Without [`Options::size`] it takes the whole device; if that is empty, the
@@ -65,6 +70,7 @@ impl Volume {
     /// # Errors
     /// As [`Volume::create`].
     pub fn create_on(device: Arc<dyn BlockDevice>, options: &Options) -> Result<Self> {
+        options.check()?;
         let len = device.len().map_err(|source| StoreError::Io {
             op: "length",
             at: 0,
@@ -82,7 +88,7 @@ impl Volume {
             clock: options.clock(),
             cached_nodes: options.cached_nodes(),
         };
-        Self::start(Store::format(device, &format)?, options)
+        Self::start(Store::format(device, &format)?, options, false)
     }
 
     /// Opens the volume in the file or on the block device `path`.
@@ -100,6 +106,7 @@ impl Volume {
     /// # Errors
     /// As [`Volume::open`].
     pub fn open_on(device: Arc<dyn BlockDevice>, options: &Options) -> Result<Self> {
+        options.check()?;
         let open = OpenOptions {
             read_only: options.read_only,
             grow: options.size.is_none(),
@@ -107,14 +114,10 @@ impl Volume {
             cached_nodes: options.cached_nodes(),
             ..OpenOptions::default()
         };
-        Self::start(Store::open(device, &open)?, options)
+        Self::start(Store::open(device, &open)?, options, options.read_only)
     }
 
-    fn start(store: Store, options: &Options) -> Result<Self> {
-        if options.cache_bytes < 1 << 20 {
-            let why = format!("{} bytes are fewer than 1 MiB", options.cache_bytes);
-            return Err(Error::Option { option: "cache_bytes", why });
-        }
+    fn start(store: Store, options: &Options, read_only: bool) -> Result<Self> {
         let pool = Arc::new(WorkerPool::new(options.threads).map_err(Error::Threads)?);
         let in_flight = IN_FLIGHT_BASE + IN_FLIGHT_PER_THREAD * pool.threads() as u64;
         let in_flight = in_flight.min(IN_FLIGHT_MAX);
@@ -122,7 +125,7 @@ impl Volume {
             FilePolicy { compression: options.compression, extent_size: options.extent_size };
         let policy = Policy { file, in_flight_bytes: in_flight };
         let executor: Arc<dyn Executor> = Arc::clone(&pool) as _;
-        let interval = options.commit_interval.filter(|_| !options.read_only);
+        let interval = options.commit_interval.filter(|_| !read_only);
         let inner = Arc::new(Inner {
             store: Arc::new(store),
             cache: PageCache::in_group(&options.home_group()),
@@ -140,7 +143,7 @@ impl Volume {
             data_gate: RwLock::new(()),
             dirs: Default::default(),
             background: interval.map(|_| Background::new()),
-            read_only: options.read_only,
+            read_only,
             clock: options.clock(),
             closed: AtomicBool::new(false),
         });
@@ -149,7 +152,7 @@ impl Volume {
             None => Arc::new(FlushByCaller(Arc::downgrade(&inner))),
         };
         inner.cache.set_flusher(Some(flusher));
-        if !options.read_only {
+        if !read_only {
             inner.evict_orphans()?;
         }
         let thread = match (&inner.background, interval) {
@@ -165,7 +168,9 @@ impl Volume {
     /// them. Many callers share one commit.
     ///
     /// # Errors
-    /// Data or metadata that could not be written. Nothing of this commit is on disk then; data stays dirty and is tried again.
+    /// Data that could not be written: nothing of this commit is on disk then, the data stays dirty, and the next commit tries again. Metadata or
+    /// a superblock that could not be written, or a flush that failed: the volume takes no more changes until [`Volume::try_resume`], and
+    /// whoever opens it finds this commit whole, or the one before.
     pub fn commit(&self) -> Result<u64> {
         self.inner.check_open()?;
         self.inner.commit()
@@ -194,10 +199,11 @@ impl Volume {
     }
 
     /// Cuts the image to what `fit` says: metadata is moved right behind the data. Writers and changes of names wait meanwhile. Returns the bytes
-    /// that are left.
+    /// that the image has then.
     ///
     /// # Errors
-    /// As [`Volume::commit`]; a size in which the content has no room; a device that cannot be resized.
+    /// As [`Volume::commit`]. A size in which the content has no room, or a device that cannot be resized: everything is committed then, but the
+    /// volume takes no more changes until it is opened again.
     pub fn shrink_to_fit(&self, fit: Fit) -> Result<u64> {
         self.inner.check_writable()?;
         self.inner.commit_and(Writers::Wait, |store| store.shrink_to_fit(fit))

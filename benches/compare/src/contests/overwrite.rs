@@ -56,7 +56,7 @@ pub(crate) fn overwrite(setup: &Setup) -> Outcome<Table> {
         ),
         rows: contest(latency::lines(&work), setup.runs, contestants)?,
         notes: vec![format!(
-            "A third thread commits all the time, with pauses of {} ms: `Volume::commit`, and for the kernel `syncfs`. The writers write as fast as they can.",
+            "A third thread commits, with pauses of {} ms: `Volume::commit`, and for the kernel `syncfs`. The writers write as fast as they can.",
             PAUSE.as_millis()
         )],
     })
