@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cowback::device::MemoryDevice;
+use cowback::device::{BlockDevice, MemoryDevice};
 use cowback::options::CompressionPolicy;
 use cowback::{File, Options, Volume};
 use cowback_testkit::random::Rng;
@@ -148,6 +148,21 @@ fn a_file_with_content_is_not_made_one_that_is_overwritten_in_place() {
     assert!(file.set_policy(compressed).is_err());
     file.set_nocow(false).unwrap();
     file.set_policy(compressed).unwrap();
+    drop(file);
+    volume.close().unwrap();
+}
+
+#[test]
+fn what_no_device_could_hold_is_refused_by_a_volume_that_grows() {
+    let device = Arc::new(MemoryDevice::new(0));
+    let volume = Volume::create_on(Arc::clone(&device) as _, &Options::default()).unwrap();
+    let file = volume.create_file("file").unwrap();
+    let before = device.len().unwrap();
+    let error = file.allocate(0..1 << 50).unwrap_err();
+    assert!(error.is_no_space(), "{error}");
+    assert_eq!((file.len(), device.len().unwrap()), (0, before));
+    file.allocate(0..1 << 40).unwrap();
+    assert_eq!(file.len(), 1 << 40);
     drop(file);
     volume.close().unwrap();
 }

@@ -179,7 +179,8 @@ impl Store {
         let compacted = self.state.write().compact(fit);
         guard.disarm();
         let total = compacted.inspect_err(failed)?;
-        let size = self.disk.device.len().map_err(|error| crate::error::io("size", 0, 0, error))?;
+        let size = self.disk.device.len().map_err(|error| crate::error::io("size", 0, 0, error));
+        let size = size.inspect_err(failed)?;
         if size < total {
             // Before the superblock says so: a crash must not leave a volume that is larger than its device.
             let grown = self.disk.device.set_len(total);

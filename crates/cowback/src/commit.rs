@@ -147,7 +147,11 @@ impl Inner {
             match self.put_meta(&node, meta, size) {
                 // Thrown away in the meantime, with all that it held.
                 Err(NamespaceError::NoInode { .. }) if node.is_unlinked() => {}
-                Err(error) => result = Err(Error::at(std::path::Path::new(""))(error)),
+                Err(error) => {
+                    node.meta.lock().restore(meta);
+                    self.dirty.add(&node);
+                    result = Err(Error::at(std::path::Path::new(""))(error));
+                }
                 Ok(()) => {}
             }
         }

@@ -21,7 +21,7 @@ use crate::commit_times::CommitTimes;
 use crate::error::{Error, Result};
 use crate::flusher::{DirtyList, MetaDirty};
 use crate::metadata::SetAttributes;
-use crate::node::{Closed, Node, NodeTable};
+use crate::node::{Closed, Node, NodeMeta, NodeTable};
 use crate::path::DirCache;
 
 #[derive(Debug)]
@@ -133,22 +133,22 @@ impl Inner {
         node: Option<&Arc<Node>>,
         set: &SetAttributes,
     ) -> std::result::Result<(), NamespaceError> {
-        let meta = node.map(|node| std::mem::take(&mut *node.meta.lock())).unwrap_or_default();
-        let change = AttrChange {
-            mode: set.permissions,
-            uid: set.uid,
-            gid: set.gid,
-            atime: set.accessed,
-            mtime: set.modified.or(meta.modified),
-            size: node.filter(|_| meta.size).map(|node| node.io.size()),
-            ..AttrChange::default()
+        let put = |meta: NodeMeta, size: u64| {
+            let change = AttrChange {
+                mode: set.permissions,
+                uid: set.uid,
+                gid: set.gid,
+                atime: set.accessed,
+                mtime: set.modified.or(meta.modified),
+                size: meta.size.then_some(size),
+                ..AttrChange::default()
+            };
+            self.store.set_attr(ino, &change).map(drop)
         };
-        let result = self.store.set_attr(ino, &change).map(drop);
-        if let (Err(_), Some(node)) = (&result, node) {
-            node.meta.lock().restore(meta);
-            self.dirty.add(node);
+        match node {
+            None => put(NodeMeta::default(), 0),
+            Some(node) => node.put_newer(put).inspect_err(|_| self.dirty.add(node)),
         }
-        result
     }
 
     /// Puts a file's size and times into its inode item, if they are newer in memory.
@@ -158,15 +158,17 @@ impl Inner {
     ) -> std::result::Result<(), NamespaceError> {
         // Before anything is taken: what a commit does not find in the node is in the tree.
         let _names = self.namespace_gate.read();
-        let meta = std::mem::take(&mut *node.meta.lock());
-        if meta.is_clean() { Ok(()) } else { self.put_meta(node, meta, node.io.size()) }
+        let put = |meta: NodeMeta, size| {
+            if meta.is_clean() { Ok(()) } else { self.put_meta(node, meta, size) }
+        };
+        node.put_newer(put).inspect_err(|_| self.dirty.add(node))
     }
 
-    /// As [`Inner::write_back_meta`], with what was taken from the node. On failure that goes back.
+    /// Puts what was taken from the node, and its size then, into its inode item.
     pub(crate) fn put_meta(
         &self,
-        node: &Arc<Node>,
-        meta: crate::node::NodeMeta,
+        node: &Node,
+        meta: NodeMeta,
         size: u64,
     ) -> std::result::Result<(), NamespaceError> {
         let change = AttrChange {
@@ -175,11 +177,6 @@ impl Inner {
             ctime: meta.modified,
             ..AttrChange::default()
         };
-        let result = self.store.set_attr_at_commit(node.io.ino(), &change).map(drop);
-        if result.is_err() {
-            node.meta.lock().restore(meta);
-            self.dirty.add(node);
-        }
-        result
+        self.store.set_attr_at_commit(node.io.ino(), &change).map(drop)
     }
 }

@@ -3,7 +3,8 @@
 //! A node's pages live as long as the node. A node whose last handle is closed stays for a while, so that its pages are there when it is
 //! opened again; it goes, oldest first, once it is clean and too many wait.
 //!
-//! Lock order: the table's mutex is taken alone, or around `NodeMeta`; no IO happens under it but the lookup of an inode.
+//! Lock order: the table's mutex is taken alone, or around `NodeMeta`; no IO happens under it but the lookup of an inode. `putting` comes before
+//! `NodeMeta` and the store's locks.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -36,6 +37,9 @@ fn data_flags(flags: u64) -> DataFlags {
 pub(crate) struct Node {
     pub(crate) io: Arc<InodeIo>,
     pub(crate) meta: Mutex<NodeMeta>,
+    /// Held while what is newer in memory is put into the inode item, from before `meta` is taken: of two who do so at once, neither puts a
+    /// size over the newer one of the other.
+    putting: Mutex<()>,
     /// Its place on the list of dirty nodes; 0 if it is not on it. Changed under the list's lock.
     pub(crate) listed: AtomicU64,
     /// Marked as not to be compressed (`chattr +m`).
@@ -80,6 +84,7 @@ impl Node {
             io,
             uncompressed: flags & inode_flags::NOCOMPRESS != 0,
             meta: Mutex::default(),
+            putting: Mutex::default(),
             listed: AtomicU64::new(0),
             handles: Mutex::default(),
         };
@@ -98,8 +103,21 @@ impl Node {
         self.handles.lock().unlinked
     }
 
-    fn may_go(&self) -> bool {
-        self.io.is_clean()
+    /// Takes what is newer in memory than in the tree, for `put` to put it there with the size that the file has now. If that fails it goes
+    /// back. The namespace gate is held; a commit, which holds it alone, needs no more than that.
+    pub(crate) fn put_newer<E>(
+        &self,
+        put: impl FnOnce(NodeMeta, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _one_at_a_time = self.putting.lock();
+        let taken = std::mem::take(&mut *self.meta.lock());
+        put(taken, self.io.size()).inspect_err(|_| self.meta.lock().restore(taken))
+    }
+
+    /// Whether nobody knows it but the table, and nothing of it is to be written. A commit may have taken what is newer, and not put it yet.
+    fn may_go(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
+            && self.io.is_clean()
             && self.meta.lock().is_clean()
             && self.listed.load(Ordering::Acquire) == 0
     }

@@ -64,6 +64,9 @@ impl Owed {
     }
 }
 
+/// Most bytes that a volume that grows promises at once. More is taken for a mistake, rather than for a wish to have that many block groups.
+const GROWTH_MAX: u64 = 1 << 40;
+
 /// What was promised, and what there was when all was counted.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Promises {
@@ -113,10 +116,11 @@ impl Space {
         &self.promises
     }
 
-    /// Promises `bytes` of data. A volume that grows has room for anything.
+    /// Promises `bytes` of data. A volume that grows has room for anything, but for [`GROWTH_MAX`] at once.
     pub(crate) fn promise(&mut self, bytes: u64) -> StoreResult<()> {
         let room = u64::try_from(self.promises.room).unwrap_or(0);
-        if !self.policy.grow && bytes > room {
+        let room = if self.policy.grow { GROWTH_MAX } else { room };
+        if bytes > room {
             self.promises.refused = true;
             return Err(no_space(Class::Data.name(), bytes, room));
         }

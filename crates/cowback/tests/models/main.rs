@@ -11,4 +11,5 @@
 
 #[path = "../../../async-cow/tests/models/explore.rs"]
 mod explore;
+mod handles;
 mod volume;
