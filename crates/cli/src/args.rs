@@ -128,10 +128,11 @@ pub(crate) struct PackArgs {
     pub(crate) image: PathBuf,
     #[command(flatten)]
     pub(crate) compress: CompressArgs,
-    /// Bytes of the image [default: as many as the content needs; the file is sparse. A block device: all of it]
+    /// Bytes of the image; with --shrink, the most that it may have [default: as many as the content needs; the file is sparse. A block
+    /// device: all of it]
     #[arg(long)]
     pub(crate) size: Option<Size>,
-    /// Cut the image to an exact fit
+    /// Cut the image to an exact fit, even if --size allows more
     #[arg(long)]
     pub(crate) shrink: bool,
     /// Bytes to leave free with --shrink [default: what Linux needs for small changes (20M, 10M with --metadata single) if that is less than a
