@@ -20,7 +20,7 @@ error: `cowback: WHAT: WHY`.";
 
 /// Real btrfs images, written and read without root and without the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "cowback", version, max_term_width = 100, after_help = EXIT_STATUS)]
+#[command(name = "cowback", version, max_term_width = 100, after_long_help = EXIT_STATUS)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -48,9 +48,24 @@ pub(crate) struct EngineArgs {
     /// Worker threads for compression, decompression and IO [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Memory for file content; all of cowback stays within 128 MiB more
-    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    /// Memory for file content, at least 1M; all of cowback stays within 128 MiB more
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = cache)]
     pub(crate) cache: Size,
+}
+
+impl Default for EngineArgs {
+    /// What the command line has if it says nothing.
+    fn default() -> Self {
+        Self { threads: None, cache: Size(256 << 20) }
+    }
+}
+
+/// The least that a volume takes for its cache.
+const CACHE_MIN: Size = Size(1 << 20);
+
+fn cache(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size < CACHE_MIN { Err(format!("it is less than {CACHE_MIN}")) } else { Ok(size) }
 }
 
 /// How data is compressed.
@@ -296,6 +311,8 @@ pub(crate) struct LnArgs {
 }
 
 /// Removes files, or with -r directories, of an image
+///
+/// The root directory itself cannot be removed: `rm -r IMAGE /` removes all that is in it.
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
     /// The image, or a block device
@@ -333,8 +350,6 @@ pub(crate) struct InfoArgs {
 pub(crate) struct CheckArgs {
     /// The image, or a block device
     pub(crate) image: PathBuf,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
 }
@@ -389,12 +404,23 @@ mod tests {
             ("cowback pack a b --uuid 12", "12"),
             ("cowback pack a b --threads 0", "0"),
             ("cowback pack a b --slack 1M", "--shrink"),
+            ("cowback ls a --cache 1K", "--cache"),
+            ("cowback ls a --cache 1048575", "1.00 MiB"),
+            ("cowback check a --threads 1", "--threads"),
+            ("cowback check a --cache 64M", "--cache"),
             ("cowback frobnicate", "frobnicate"),
         ];
         for (line, names) in cases {
             let said = error(line);
             assert!(!said.contains('\n') && said.contains(names), "{line}: {said}");
         }
+    }
+
+    #[test]
+    fn commands_without_the_options_have_their_defaults() {
+        let Command::Ls(args) = Cli::parse_from(["cowback", "ls", "a"]).command else { panic!() };
+        assert_eq!(args.engine.cache, EngineArgs::default().cache);
+        assert_eq!(args.engine.threads, EngineArgs::default().threads);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use cowback::check::Report as CheckReport;
 use cowback::{FileType, Metadata, Volume};
 use serde::Serialize;
 
-use crate::args::CheckArgs;
+use crate::args::{CheckArgs, EngineArgs};
 use crate::engine;
 use crate::failure::{About, Failure, Outcome, Status, in_volume, plain, shown};
 use crate::output;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &CheckArgs) -> Outcome<Status> {
 
 /// Names the files that are harmed, and counts them.
 fn name_harmed(args: &CheckArgs, mut progress: Progress) -> u64 {
-    let volume = match engine::open_for_reading(&args.image, &args.engine) {
+    let volume = match engine::open_for_reading(&args.image, &EngineArgs::default()) {
         Ok(volume) => volume,
         Err(failure) => {
             progress.warn(&failure);

@@ -5,4 +5,5 @@
 mod commands;
 mod common;
 mod interrupted;
+mod messages;
 mod owners;
