@@ -7,3 +7,4 @@ mod common;
 mod interrupted;
 mod messages;
 mod owners;
+mod progress;
