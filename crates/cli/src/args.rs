@@ -15,6 +15,9 @@ const EXIT_STATUS: &str = "\
 Sizes take K, M, G and T (powers of 1024). Paths in an image start at its root, with or without a leading `/`; \
 symbolic links in them are not followed.
 
+Where files are counted, they are all that is no directory, symlinks and device nodes too, and a file with several names is one; its further names \
+are hard links. Directories are counted with the root.
+
 Exit status: 0 done; 1 it failed, or `check` found damage; 2 the command line is wrong. Errors are one line on standard \
 error: `cowback: WHAT: WHY`.";
 
@@ -345,7 +348,8 @@ pub(crate) struct InfoArgs {
 /// what the trees say, reads all data and compares it with its checksums, and unpacks what is compressed. What is wrong is named with its tree and
 /// place, one line each on standard error; then the files that are harmed are named with their paths. The exit status is 1 then.
 ///
-/// The last commit is checked, and nothing is changed. The image must not be in use.
+/// The last commit is checked, and nothing is changed. The image must not be in use. Files and directories are counted as by `pack` and `info`, but in
+/// all subvolumes.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// The image, or a block device

@@ -4,6 +4,7 @@
 
 mod commands;
 mod common;
+mod counts;
 mod interrupted;
 mod messages;
 mod owners;
