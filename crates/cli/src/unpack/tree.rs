@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::args::UnpackArgs;
 use crate::failure::{About, Explain, Failure, Outcome, in_volume, shown};
-use crate::progress::{Progress, amount};
+use crate::progress::{Progress, files_of};
 use crate::tour::{Step, Tour, own};
 use crate::unpack::attrs::{self, Skipped, open_below};
 use crate::walk::{DirStack, Trail, file_id, open_dir};
@@ -137,7 +137,7 @@ impl<'a> Unpacker<'a> {
         if metadata.kind != FileType::Dir {
             self.leaf(tour.path(), &entry.name, &metadata)?;
             let counts = self.counts;
-            self.progress.show(counts.bytes, || amount(counts.files, counts.bytes));
+            self.progress.show(counts.bytes, || files_of(counts.files));
             return Ok(false);
         }
         tour.enter()?;
@@ -275,7 +275,7 @@ impl<'a> Unpacker<'a> {
                 at += got as u64;
                 self.counts.bytes += got as u64;
                 let counts = self.counts;
-                self.progress.show(counts.bytes, || amount(counts.files, counts.bytes));
+                self.progress.show(counts.bytes, || files_of(counts.files));
             }
             end = range.end;
         }
