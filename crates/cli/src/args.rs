@@ -15,12 +15,15 @@ const EXIT_STATUS: &str = "\
 Sizes take K, M, G and T (powers of 1024). Paths in an image start at its root, with or without a leading `/`; \
 symbolic links in them are not followed.
 
+Where files are counted, they are all that is no directory, symlinks and device nodes too, and a file with several names is one; its further names \
+are hard links. Directories are counted with the root.
+
 Exit status: 0 done; 1 it failed, or `check` found damage; 2 the command line is wrong. Errors are one line on standard \
 error: `cowback: WHAT: WHY`.";
 
 /// Real btrfs images, written and read without root and without the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "cowback", version, max_term_width = 100, after_help = EXIT_STATUS)]
+#[command(name = "cowback", version, max_term_width = 100, after_long_help = EXIT_STATUS)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -48,9 +51,24 @@ pub(crate) struct EngineArgs {
     /// Worker threads for compression, decompression and IO [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Memory for file content; all of cowback stays within 128 MiB more
-    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    /// Memory for file content, at least 1M; all of cowback stays within 128 MiB more
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = cache)]
     pub(crate) cache: Size,
+}
+
+impl Default for EngineArgs {
+    /// What the command line has if it says nothing.
+    fn default() -> Self {
+        Self { threads: None, cache: Size(256 << 20) }
+    }
+}
+
+/// The least that a volume takes for its cache.
+const CACHE_MIN: Size = Size(1 << 20);
+
+fn cache(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size < CACHE_MIN { Err(format!("it is less than {CACHE_MIN}")) } else { Ok(size) }
 }
 
 /// How data is compressed.
@@ -128,10 +146,11 @@ pub(crate) struct PackArgs {
     pub(crate) image: PathBuf,
     #[command(flatten)]
     pub(crate) compress: CompressArgs,
-    /// Bytes of the image [default: as many as the content needs; the file is sparse. A block device: all of it]
+    /// Bytes of the image; with --shrink, the most that it may have [default: as many as the content needs; the file is sparse. A block
+    /// device: all of it]
     #[arg(long)]
     pub(crate) size: Option<Size>,
-    /// Cut the image to an exact fit
+    /// Cut the image to an exact fit, even if --size allows more
     #[arg(long)]
     pub(crate) shrink: bool,
     /// Bytes to leave free with --shrink [default: what Linux needs for small changes (20M, 10M with --metadata single) if that is less than a
@@ -234,8 +253,9 @@ pub(crate) struct CatArgs {
 /// Puts a file into an existing image
 ///
 /// What was at PATH is replaced at once: the image has the old file or the new one, whole. If PATH is a directory, the file goes into it under its
-/// own name. Mode, owner, times and extended attributes are those of FILE; what comes from standard input takes those of the file that it
-/// replaces.
+/// own name. Mode, owner, times and extended attributes are those of FILE. What comes from standard input takes mode, owner and extended
+/// attributes of the file that it replaces, or else has mode 644 and belongs to the user; its times are those of the moment, or
+/// SOURCE_DATE_EPOCH if that is set.
 #[derive(Debug, Args)]
 pub(crate) struct PutArgs {
     /// The image, or a block device
@@ -294,6 +314,8 @@ pub(crate) struct LnArgs {
 }
 
 /// Removes files, or with -r directories, of an image
+///
+/// The root directory itself cannot be removed: `rm -r IMAGE /` removes all that is in it.
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
     /// The image, or a block device
@@ -326,13 +348,12 @@ pub(crate) struct InfoArgs {
 /// what the trees say, reads all data and compares it with its checksums, and unpacks what is compressed. What is wrong is named with its tree and
 /// place, one line each on standard error; then the files that are harmed are named with their paths. The exit status is 1 then.
 ///
-/// The last commit is checked, and nothing is changed. The image must not be in use.
+/// The last commit is checked, and nothing is changed. The image must not be in use. Files and directories are counted as by `pack` and `info`, but in
+/// all subvolumes.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// The image, or a block device
     pub(crate) image: PathBuf,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
 }
@@ -387,12 +408,23 @@ mod tests {
             ("cowback pack a b --uuid 12", "12"),
             ("cowback pack a b --threads 0", "0"),
             ("cowback pack a b --slack 1M", "--shrink"),
+            ("cowback ls a --cache 1K", "--cache"),
+            ("cowback ls a --cache 1048575", "1.00 MiB"),
+            ("cowback check a --threads 1", "--threads"),
+            ("cowback check a --cache 64M", "--cache"),
             ("cowback frobnicate", "frobnicate"),
         ];
         for (line, names) in cases {
             let said = error(line);
             assert!(!said.contains('\n') && said.contains(names), "{line}: {said}");
         }
+    }
+
+    #[test]
+    fn commands_without_the_options_have_their_defaults() {
+        let Command::Ls(args) = Cli::parse_from(["cowback", "ls", "a"]).command else { panic!() };
+        assert_eq!(args.engine.cache, EngineArgs::default().cache);
+        assert_eq!(args.engine.threads, EngineArgs::default().threads);
     }
 
     #[test]

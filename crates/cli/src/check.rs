@@ -3,6 +3,8 @@
 //! The store's checker goes through everything, and knows trees and addresses. Where it finds something, and the image can be opened even so, a walk
 //! through all files tells which of them are harmed.
 
+mod watched;
+
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -10,11 +12,12 @@ use cowback::check::Report as CheckReport;
 use cowback::{FileType, Metadata, Volume};
 use serde::Serialize;
 
-use crate::args::CheckArgs;
+use crate::args::{CheckArgs, EngineArgs};
+use crate::check::watched::Watched;
 use crate::engine;
 use crate::failure::{About, Failure, Outcome, Status, in_volume, plain, shown};
 use crate::output;
-use crate::progress::{Progress, amount};
+use crate::progress::{Progress, dirs_of, files_of};
 use crate::size::Size;
 use crate::tour::{Step, Tour, own};
 
@@ -54,14 +57,16 @@ struct Checker<'a> {
 }
 
 pub(crate) fn run(args: &CheckArgs) -> Outcome<Status> {
-    let progress = Progress::new(args.report.quiet);
-    progress.say("checking");
-    let report = Volume::check(&args.image, &mut |problem| {
-        progress.warn(&Failure::new(shown(&args.image), problem.to_string()));
+    let image = Watched::open(&args.image, Progress::new(args.report.quiet)).about(&args.image)?;
+    let report = Volume::check_on(&image, &mut |problem| {
+        image.warn(&Failure::new(shown(&args.image), problem.to_string()));
     });
     let mut found = Found::of(report.about(&args.image)?);
+    let progress = image.close();
     if found.errors > 0 {
         found.harmed = name_harmed(args, progress);
+    } else {
+        progress.end();
     }
     output::report(&args.report, &found, || found.summary())?;
     Ok(Status::failed_if(found.errors > 0))
@@ -69,14 +74,14 @@ pub(crate) fn run(args: &CheckArgs) -> Outcome<Status> {
 
 /// Names the files that are harmed, and counts them.
 fn name_harmed(args: &CheckArgs, mut progress: Progress) -> u64 {
-    let volume = match engine::open_for_reading(&args.image, &args.engine) {
+    let volume = match engine::open_for_reading(&args.image, &EngineArgs::default()) {
         Ok(volume) => volume,
         Err(failure) => {
             progress.warn(&failure);
             return 0;
         }
     };
-    progress.begin(volume.stats().store.bytes_used);
+    progress.begin_endless();
     let mut checker = Checker {
         volume: &volume,
         image: &args.image,
@@ -101,9 +106,13 @@ impl Checker<'_> {
                 Step::Leave => {}
                 Step::Bad(why) => self.wrong(tour.path(), why),
             }
-            let (files, bytes) = self.seen;
-            self.progress.show(bytes, || amount(files, bytes));
+            self.show();
         }
+    }
+
+    fn show(&mut self) {
+        let (files, bytes) = self.seen;
+        self.progress.show(bytes, || format!("looking for harmed files: {},", files_of(files)));
     }
 
     fn dir(&mut self, tour: &mut Tour<'_>) {
@@ -188,6 +197,7 @@ impl Checker<'_> {
                 }
                 at += want as u64;
                 self.seen.1 += want as u64;
+                self.show();
             }
         }
         Ok(())
@@ -241,11 +251,11 @@ impl Found {
             errors => format!("{errors} errors"),
         };
         let mut text = format!(
-            "{} trees of {} blocks, {} files, {} directories, {} of data verified: {wrong}",
+            "{} trees of {} blocks, {}, {}, {} of data verified: {wrong}",
             self.trees,
             self.tree_blocks,
-            self.files,
-            self.dirs,
+            files_of(self.files),
+            dirs_of(self.dirs),
             Size(self.verified_bytes),
         );
         for note in &self.notes {

@@ -13,19 +13,20 @@ use crate::engine;
 use crate::failure::{About, Failure, Outcome, Status, in_volume, shown};
 use crate::output;
 use crate::size::Size;
-use crate::target::Target;
+use crate::target::{Target, is_block_device};
 use crate::tour::{Step, Tour, own};
 
 pub(crate) use put::put;
 
 pub(crate) fn mkfs(args: &MkfsArgs) -> Outcome<Status> {
+    // First of all: what else is wrong matters only when the command line is right.
+    if args.size.is_none() && !is_block_device(&args.image) {
+        return Err(Failure::usage("mkfs: --size may be left out only for a block device"));
+    }
     let engine = EngineArgs { threads: Some(1), cache: Size(16 << 20) };
     let mut options = engine::options(&engine, CompressionPolicy::default())?;
     engine::new_volume(&mut options, &args.format, args.size);
     let target = Target::prepare(&args.image, args.format.overwrite)?;
-    if args.size.is_none() && !target.is_device() {
-        return Err(Failure::usage("mkfs: --size may be left out only for a block device"));
-    }
     let volume = Volume::create(target.work(), &options).about(&args.image)?;
     let size = volume.stats().store.total_bytes;
     let uuid = volume.uuid();

@@ -12,14 +12,17 @@ use crate::times;
 
 /// Options of a volume that only this program's calls change: nothing is written because time passes.
 pub(crate) fn options(args: &EngineArgs, compression: CompressionPolicy) -> Outcome<Options> {
-    Ok(Options {
-        compression,
+    Ok(Options { compression, fixed_time: times::source_date_epoch()?, ..plain_options(args) })
+}
+
+/// As [`options`], for a volume that nothing is written to: `SOURCE_DATE_EPOCH` says nothing about it, and may be anything.
+fn plain_options(args: &EngineArgs) -> Options {
+    Options {
         threads: args.threads.map_or(0, usize::from),
         cache_bytes: args.cache.0,
         commit_interval: None,
-        fixed_time: times::source_date_epoch()?,
         ..Options::default()
-    })
+    }
 }
 
 /// Puts into `options` what a new volume is like.
@@ -33,7 +36,7 @@ pub(crate) fn new_volume(options: &mut Options, args: &FormatArgs, size: Option<
 
 /// Opens an image to look at it.
 pub(crate) fn open_for_reading(image: &Path, args: &EngineArgs) -> Outcome<Volume> {
-    let options = Options { read_only: true, ..options(args, CompressionPolicy::None)? };
+    let options = Options { read_only: true, ..plain_options(args) };
     Volume::open(image, &options).about(image)
 }
 

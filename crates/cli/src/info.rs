@@ -9,6 +9,7 @@ use crate::args::InfoArgs;
 use crate::engine;
 use crate::failure::{Failure, Outcome, Status, in_volume, readable, shown};
 use crate::output;
+use crate::progress::{dirs_of, files_of};
 use crate::size::{Size, ratio};
 use crate::tour::{Step, Tour, own};
 
@@ -24,9 +25,12 @@ struct Info {
     generation: u64,
     checksum: &'static str,
     features: Vec<String>,
+    /// Files, directories and hard links are counted as `pack` counts them.
     files: u64,
     dirs: u64,
-    others: u64,
+    hard_links: u64,
+    /// Files with content: the others are symlinks, device nodes, pipes and sockets.
+    regular_files: u64,
     bytes: u64,
     bytes_stored: u64,
     ratio: f64,
@@ -48,7 +52,8 @@ struct Codec {
 struct Count {
     files: u64,
     dirs: u64,
-    others: u64,
+    hard_links: u64,
+    regular_files: u64,
     bytes: u64,
     codecs: BTreeMap<&'static str, Codec>,
     /// Files with several names that were seen.
@@ -92,13 +97,14 @@ impl Count {
     fn entry(&mut self, volume: &Volume, tour: &Tour<'_>) -> cowback::Result<()> {
         let metadata = volume.metadata(tour.path())?;
         if metadata.nlink > 1 && !self.linked.insert(metadata.ino) {
-            return Ok(());
-        }
-        if metadata.kind != FileType::Regular {
-            self.others += 1;
+            self.hard_links += 1;
             return Ok(());
         }
         self.files += 1;
+        if metadata.kind != FileType::Regular {
+            return Ok(());
+        }
+        self.regular_files += 1;
         self.bytes += metadata.size;
         if metadata.size == 0 {
             return Ok(());
@@ -139,7 +145,8 @@ impl Count {
             features: volume.features(),
             files: self.files,
             dirs: self.dirs,
-            others: self.others,
+            hard_links: self.hard_links,
+            regular_files: self.regular_files,
             bytes: self.bytes,
             bytes_stored,
             ratio: ratio(sum(|codec| codec.bytes), bytes_stored),
@@ -163,11 +170,12 @@ impl Info {
             format!("checksum    {}", self.checksum),
             format!("features    {}", self.features.join(" ")),
             format!(
-                "content     {} files of {}, {} directories, {} others",
-                self.files,
+                "content     {} of {}, {} of them regular; {}, {} hard links",
+                files_of(self.files),
                 Size(self.bytes),
-                self.dirs,
-                self.others
+                self.regular_files,
+                dirs_of(self.dirs),
+                self.hard_links
             ),
             format!(
                 "extents     {}, {} stored, ratio {:.2}",

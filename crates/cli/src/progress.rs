@@ -18,7 +18,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A bar, unless `quiet` or nobody would see it.
+    /// A bar, unless `quiet` or nobody would see it. Until [`Progress::begin`] it shows how much was done, and not how much is left.
     pub(crate) fn new(quiet: bool) -> Self {
         use std::io::IsTerminal as _;
         let shown = !quiet && std::io::stderr().is_terminal();
@@ -36,15 +36,28 @@ impl Progress {
         self.bar.is_some()
     }
 
-    /// From now on it is known how much there is to do.
+    /// From now on it is known how much there is to do: `bytes`, as [`Progress::show`] counts them.
     pub(crate) fn begin(&mut self, bytes: u64) {
-        if let Some(bar) = &self.bar {
+        self.start(
+            "{bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {msg} ETA {eta}",
+            Some(bytes),
+        );
+    }
+
+    /// From now on there is work of which nobody knows how much it is.
+    pub(crate) fn begin_endless(&mut self) {
+        self.start("{spinner} {msg} {binary_bytes} {binary_bytes_per_sec} {elapsed}", None);
+    }
+
+    fn start(&mut self, style: &str, bytes: Option<u64>) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_style(style_of(style));
+        bar.set_message("");
+        bar.reset();
+        if let Some(bytes) = bytes {
             bar.set_length(bytes);
-            bar.set_position(0);
-            bar.reset_elapsed();
-            let style = "{bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {msg} ETA {eta}";
-            bar.set_style(style_of(style));
         }
+        self.next = Instant::now();
     }
 
     /// Shows how far the work is, if it was not shown a moment ago.
@@ -92,8 +105,24 @@ fn style_of(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
+/// What the bar says while files are counted, before their bytes.
+pub(crate) fn counting(files: u64) -> String {
+    format!("counting: {},", files_of(files))
+}
+
 /// `files` and `bytes` as bars and summaries say them.
 pub(crate) fn amount(files: u64, bytes: u64) -> String {
+    format!("{}, {}", files_of(files), Size(bytes))
+}
+
+/// `files` in words.
+pub(crate) fn files_of(files: u64) -> String {
     let s = if files == 1 { "" } else { "s" };
-    format!("{files} file{s}, {}", Size(bytes))
+    format!("{files} file{s}")
+}
+
+/// `dirs` in words.
+pub(crate) fn dirs_of(dirs: u64) -> String {
+    let name = if dirs == 1 { "directory" } else { "directories" };
+    format!("{dirs} {name}")
 }

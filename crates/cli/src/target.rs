@@ -147,6 +147,11 @@ impl Drop for Target {
     }
 }
 
+/// Whether there is a block device at `image`, or where it leads.
+pub(crate) fn is_block_device(image: &Path) -> bool {
+    fs::metadata(image).is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
 fn exists(image: &Path) -> Failure {
     Failure::new(shown(image), "exists; --overwrite replaces it")
 }

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `tree` | the walk, and what is made for each entry |
 //! | `attrs` | owners, modes, extended attributes and times |
+//! | `scan` | a first walk that counts, for the progress bar |
 //!
 //! Invariant: nothing outside of DEST is changed, whatever the image holds. Every entry is made where none was, by its name in a directory that
 //! this run made and still has open; nothing is reached by a path that leads through a symlink.
 
 mod attrs;
+mod scan;
 mod tree;
 
 use std::fs;
@@ -24,7 +26,7 @@ use crate::args::UnpackArgs;
 use crate::engine;
 use crate::failure::{About, Failure, Outcome, Status, shown};
 use crate::output::{self, peak_rss};
-use crate::progress::{Progress, amount};
+use crate::progress::{Progress, amount, dirs_of};
 use crate::unpack::tree::{Counts, Unpacker};
 
 pub(crate) fn run(args: &UnpackArgs) -> Outcome<Status> {
@@ -34,7 +36,8 @@ pub(crate) fn run(args: &UnpackArgs) -> Outcome<Status> {
     let dest = open_dest(&args.dest)?;
     let mut progress = Progress::new(args.report.quiet);
     if progress.is_shown() {
-        progress.begin(volume.stats().store.bytes_used);
+        let bytes = scan::count(&volume, &args.path, &top, &mut progress);
+        progress.begin(bytes);
     }
     let mut unpacker = Unpacker::new(&volume, args, dest, progress)?;
     unpacker.unpack(&top)?;
@@ -102,11 +105,10 @@ impl Report {
     }
 
     fn summary(&self) -> String {
-        let dirs = if self.dirs == 1 { "directory" } else { "directories" };
         let mut line = format!(
-            "{}, {} {dirs}, in {:.2} s, {:.0} MiB/s",
+            "{}, {}, in {:.2} s, {:.0} MiB/s",
             amount(self.files, self.bytes_out),
-            self.dirs,
+            dirs_of(self.dirs),
             self.seconds,
             self.mib_per_s
         );

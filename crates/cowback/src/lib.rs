@@ -31,6 +31,7 @@
 
 mod background;
 pub mod budget;
+pub mod check;
 mod commit;
 mod commit_times;
 pub mod error;
@@ -59,11 +60,6 @@ pub use names::DirEntry;
 pub use options::Options;
 pub use stats::Stats;
 pub use volume::Volume;
-
-/// What [`Volume::check`] finds.
-pub mod check {
-    pub use cowback_block_store::check::{Problem, Report};
-}
 
 /// What a volume can be on, other than the file or device of a path: see [`Volume::create_on`].
 pub mod device {

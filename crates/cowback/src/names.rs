@@ -119,8 +119,18 @@ impl Volume {
     /// # Errors
     /// It does not exist or is a directory; `path` exists.
     pub fn hard_link(&self, existing: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
-        let ino = self.inner.resolve(existing.as_ref())?;
-        self.change(path.as_ref(), |inner, dir, name| inner.store.link(ino, dir, name).map(drop))
+        let existing = existing.as_ref();
+        let ino = self.inner.resolve(existing)?;
+        let linked = self.hard_link_inode(ino.0, path);
+        linked.map_err(|error| match error {
+            // About what there is, not about its new name.
+            Error::Name {
+                source:
+                    source @ (NamespaceError::IsDir { .. } | NamespaceError::TooManyLinks { .. }),
+                ..
+            } => Error::at(existing)(source),
+            other => other,
+        })
     }
 
     /// As [`Volume::hard_link`], with the file's inode number, as [`Volume::create_entry`] and [`Metadata::ino`] tell it.
@@ -136,8 +146,9 @@ impl Volume {
     /// Removes a name that is not a directory's. With the last name, and the last open handle, the file goes.
     ///
     /// # Errors
-    /// It does not exist, or is a directory.
+    /// It does not exist, or is a directory, such as the root.
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<()> {
+        Inner::check_not_root(path.as_ref())?;
         self.change(path.as_ref(), |inner, dir, name| {
             let removed = inner.store.unlink(dir, name)?;
             if removed.nlink == 0 {
@@ -150,8 +161,9 @@ impl Volume {
     /// Removes an empty directory.
     ///
     /// # Errors
-    /// It does not exist, is not a directory, or is not empty.
+    /// It does not exist, is not a directory, is not empty, or is the root.
     pub fn remove_dir(&self, path: impl AsRef<Path>) -> Result<()> {
+        Inner::check_not_root(path.as_ref())?;
         self.change(path.as_ref(), |inner, dir, name| {
             let removed = inner.store.rmdir(dir, name)?;
             inner.dirs.forget();
@@ -163,8 +175,9 @@ impl Volume {
     /// Moves what is at `from` to `to`. What was at `to` is replaced, at once: whoever looks sees one or the other.
     ///
     /// # Errors
-    /// `from` does not exist; `to` is a directory that is not empty, or of another sort; a directory would move into itself.
+    /// `from` does not exist, or is the root; `to` is a directory that is not empty, or of another sort; a directory would move into itself.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        Inner::check_not_root(from.as_ref())?;
         let (to_dir, to_name) = self.inner.entry(to.as_ref())?;
         self.change(from.as_ref(), |inner, dir, name| {
             let mode = RenameMode::Replace;

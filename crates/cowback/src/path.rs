@@ -80,11 +80,20 @@ impl Inner {
         Ok(Some((self.resolve_dir(parent)?, name)))
     }
 
-    /// As [`Inner::parent_and_name`], for what cannot be done to the root.
+    /// As [`Inner::parent_and_name`], for an entry that is to be made, or one that is not the root.
     pub(crate) fn entry<'a>(&self, path: &'a Path) -> Result<(Ino, &'a [u8])> {
         self.parent_and_name(path)?.ok_or_else(|| {
             Error::at(path)(NamespaceError::Exists { dir: Ino::ROOT, name: "/".to_owned() })
         })
+    }
+
+    /// Refuses to remove or move the root directory.
+    pub(crate) fn check_not_root(path: &Path) -> Result<()> {
+        if last_name(path)?.is_some() {
+            return Ok(());
+        }
+        let what = "the root directory cannot be removed or moved";
+        Err(Error::at(path)(NamespaceError::NotSupported { ino: Ino::ROOT, what }))
     }
 
     fn resolve_dir(&self, path: &Path) -> Result<Ino> {

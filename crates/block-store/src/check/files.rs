@@ -219,10 +219,12 @@ impl<'a> FileTree<'a> {
         };
         let kind = FileType::of_mode(inode.mode);
         self.inodes.push(Named { ino, kind });
-        if kind == FileType::Dir {
-            out.report.directories += 1;
-        } else {
-            out.report.files += 1;
+        // What has no name any more, and the root of the tree that is for relocation, nobody sees.
+        if inode.nlink > 0 && tree != TreeId::DATA_RELOC {
+            match kind {
+                FileType::Dir => out.report.directories += 1,
+                _ => out.report.files += 1,
+            }
         }
         if current.links == 0 && inode.nlink == 0 {
             self.unlinked.push(ino);

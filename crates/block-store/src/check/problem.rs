@@ -115,9 +115,9 @@ pub struct Report {
     pub verified_bytes: u64,
     /// Compressed extents that were unpacked.
     pub unpacked_extents: u64,
-    /// Directories, of all subvolumes.
+    /// Directories, of all subvolumes, with their roots.
     pub directories: u64,
-    /// Everything else that has an inode.
+    /// Everything else that has a name, each counted once, however many names it has.
     pub files: u64,
     /// What was not checked, and why, and oddities that harm nobody; one line each.
     pub notes: Vec<String>,

@@ -62,7 +62,11 @@ impl FileDevice {
     /// # Errors
     /// The system's own.
     pub fn from_file(file: File, path: &Path) -> io::Result<Self> {
-        let is_block_device = file.metadata()?.file_type().is_block_device();
+        let kind = file.metadata()?.file_type();
+        if kind.is_dir() {
+            return Err(Errno::ISDIR.into()); // it can be opened for reading
+        }
+        let is_block_device = kind.is_block_device();
         Ok(Self { file, path: path.to_path_buf(), is_block_device, is_claimed: false })
     }
 

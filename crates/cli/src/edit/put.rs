@@ -34,7 +34,7 @@ pub(crate) fn put(args: &PutArgs) -> Outcome<Status> {
     options.size = if args.grow { None } else { Some(u64::MAX) };
     let volume = cowback::Volume::open(&args.image, &options).about(&args.image)?;
     let path = args.target(&volume).about(&args.image)?;
-    let old = old_file(&volume, &path).about(&args.image)?;
+    let old = OldFile::find(&volume, &path).about(&args.image)?;
     let temp = free_name(&volume, &path).about(&args.image)?;
 
     let done = source
@@ -123,19 +123,13 @@ impl Source {
         path: &Path,
         args: &PutArgs,
         times: TimePolicy,
-        old: Option<&Metadata>,
+        old: Option<&OldFile>,
     ) -> Outcome<()> {
-        let set = match self {
-            Self::Host(_, stat) => times.attributes(stat),
-            Self::Stdin => SetAttributes {
-                permissions: Some(old.map_or(0o644, |old| old.permissions)),
-                uid: Some(old.map_or(geteuid().as_raw(), |old| old.uid)),
-                gid: Some(old.map_or(getegid().as_raw(), |old| old.gid)),
-                ..SetAttributes::default()
-            },
+        let Self::Host(file, stat) = self else {
+            return inherit(volume, path, old).about(&args.image);
         };
+        let set = times.attributes(stat);
         volume.set_attributes(path, &set).about(&args.image)?;
-        let Self::Host(file, stat) = self else { return Ok(()) };
         debug_assert_eq!(set.permissions, Some(permissions(stat)));
         let place = Place::Open(file.as_fd());
         let taken = XattrReader::new().each(place, |name, value| {
@@ -162,16 +156,49 @@ fn stream(source: &mut dyn Read, target: &File, buffer: &mut [u8], args: &PutArg
     }
 }
 
-/// The file that will be replaced. A directory cannot be.
-fn old_file(volume: &Volume, path: &Path) -> cowback::Result<Option<Metadata>> {
-    match volume.metadata(path) {
-        Ok(metadata) if metadata.kind == FileType::Dir => {
-            volume.open_file(path).map(|_| None) // which says so
+/// The regular file that will be replaced.
+struct OldFile {
+    metadata: Metadata,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl OldFile {
+    /// What is at `path`. A directory cannot be replaced, and what is neither has no attributes that were a file's.
+    fn find(volume: &Volume, path: &Path) -> cowback::Result<Option<Self>> {
+        let metadata = match volume.metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match metadata.kind {
+            FileType::Dir => volume.open_file(path).map(|_| None), // which says so
+            FileType::Regular => {
+                let mut xattrs = Vec::new();
+                for name in volume.list_xattrs(path)? {
+                    let value = volume.get_xattr(path, &name)?;
+                    xattrs.push((name, value));
+                }
+                Ok(Some(Self { metadata, xattrs }))
+            }
+            _ => Ok(None),
         }
-        Ok(metadata) => Ok(Some(metadata)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
     }
+}
+
+/// Gives the file at `path`, which came from standard input, the attributes of the one that it replaces. Its times are its own.
+fn inherit(volume: &Volume, path: &Path, old: Option<&OldFile>) -> cowback::Result<()> {
+    let metadata = old.map(|old| &old.metadata);
+    let set = SetAttributes {
+        permissions: Some(metadata.map_or(0o644, |old| old.permissions)),
+        uid: Some(metadata.map_or(geteuid().as_raw(), |old| old.uid)),
+        gid: Some(metadata.map_or(getegid().as_raw(), |old| old.gid)),
+        ..SetAttributes::default()
+    };
+    volume.set_attributes(path, &set)?;
+    for (name, value) in old.iter().flat_map(|old| &old.xattrs) {
+        volume.set_xattr(path, name, value)?;
+    }
+    Ok(())
 }
 
 /// A name beside `path` that is not taken.

@@ -6,7 +6,7 @@ use cowback::Stats;
 use serde::Serialize;
 
 use crate::output::peak_rss;
-use crate::progress::amount;
+use crate::progress::{amount, dirs_of};
 use crate::size::{Size, ratio};
 
 /// What was packed.
@@ -81,11 +81,10 @@ impl Report {
             0 => String::new(),
             left => format!("; {left} left out"),
         };
-        let dirs = if self.dirs == 1 { "directory" } else { "directories" };
         format!(
-            "{}, {} {dirs}: {} stored, ratio {:.2}, in {:.2} s, {:.0} MiB/s{left_out}",
+            "{}, {}: {} stored, ratio {:.2}, in {:.2} s, {:.0} MiB/s{left_out}",
             amount(self.files, self.bytes_in),
-            self.dirs,
+            dirs_of(self.dirs),
             Size(self.bytes_stored),
             self.ratio,
             self.seconds,

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, fstat, statat};
 
 use crate::pack::names;
-use crate::progress::{Progress, amount};
+use crate::progress::{Progress, counting};
 use crate::walk::{DirStack, file_id, open_dir};
 
 /// Counts the bytes of all files below `root`. What cannot be read counts nothing: the walk that packs will name it.
@@ -39,7 +39,7 @@ pub(super) fn count(root: OwnedFd, progress: &mut Progress) -> u64 {
             }
             _ => {}
         }
-        progress.show(bytes, || format!("counting: {}", amount(files, bytes)));
+        progress.show(bytes, || counting(files));
     }
     bytes
 }

@@ -14,7 +14,7 @@ use crate::pack::entry::{TimePolicy, permissions, special};
 use crate::pack::links::Links;
 use crate::pack::names::{self, Name};
 use crate::pack::report::{Counts, stored};
-use crate::progress::{Progress, amount};
+use crate::progress::{Progress, files_of};
 use crate::size::ratio;
 use crate::target::FileId;
 use crate::walk::{DirStack, Trail, file_id, open_dir, open_file};
@@ -410,7 +410,7 @@ fn trouble_of(error: &cowback::Error, image: &std::path::Path) -> Trouble {
 
 fn message(counts: Counts, volume: &Volume) -> String {
     let ratio = ratio(counts.bytes, stored(&volume.stats()));
-    format!("{}, ratio {ratio:.2}", amount(counts.files, counts.bytes))
+    format!("{}, ratio {ratio:.2}", files_of(counts.files))
 }
 
 fn kind_of(stat: &Stat) -> FileType {

@@ -21,6 +21,13 @@ pub(super) struct Skipped {
     pub(super) xattrs: u64,
 }
 
+impl Skipped {
+    /// The permission bits of an entry that may have got another owner than `metadata` says.
+    pub(super) fn permissions(self, metadata: &Metadata) -> u32 {
+        metadata.permissions & !if self.owner { SET_ID } else { 0 }
+    }
+}
+
 /// Gives an entry what `metadata` and `xattrs` say, with these permission bits added for now. Times come last, as everything else changes them.
 pub(super) fn apply(
     place: Place<'_>,
@@ -36,8 +43,7 @@ pub(super) fn apply(
         Err(error) => return Err(error),
     }
     if metadata.kind != FileType::Symlink {
-        let dropped = if skipped.owner { SET_ID } else { 0 };
-        set_mode(place, (metadata.permissions & !dropped) | added)?;
+        set_mode(place, skipped.permissions(metadata) | added)?;
     }
     for (name, value) in xattrs {
         match place.set(name, value) {

@@ -14,9 +14,9 @@ use rustix::io::Errno;
 
 use crate::args::UnpackArgs;
 use crate::failure::{About, Explain, Failure, Outcome, in_volume, shown};
-use crate::progress::{Progress, amount};
+use crate::progress::{Progress, files_of};
 use crate::tour::{Step, Tour, own};
-use crate::unpack::attrs::{self, open_below};
+use crate::unpack::attrs::{self, Skipped, open_below};
 use crate::walk::{DirStack, Trail, file_id, open_dir};
 use crate::xattrs::Place;
 
@@ -137,7 +137,7 @@ impl<'a> Unpacker<'a> {
         if metadata.kind != FileType::Dir {
             self.leaf(tour.path(), &entry.name, &metadata)?;
             let counts = self.counts;
-            self.progress.show(counts.bytes, || amount(counts.files, counts.bytes));
+            self.progress.show(counts.bytes, || files_of(counts.files));
             return Ok(false);
         }
         tour.enter()?;
@@ -171,13 +171,15 @@ impl<'a> Unpacker<'a> {
         };
         // Hard links to what is in it may still be made: that needs a way through it.
         let added = OWNER_ALL & !metadata.permissions;
-        if added != 0 {
-            self.closed.push((self.trail.path().to_path_buf(), metadata.permissions));
-        }
         let finished =
             Self::finish(self.volume, &mut self.counts, Place::Open(dir), path, &metadata, added);
-        if let Err(why) = finished {
+        let skipped = finished.or_else(|why| {
             self.leave_out(path, why)?;
+            Ok(Skipped { owner: true, xattrs: 0 }) // nobody knows how far it came
+        })?;
+        if added != 0 {
+            let mode = skipped.permissions(&metadata);
+            self.closed.push((self.trail.path().to_path_buf(), mode));
         }
         let parent = self.trail.path().parent().map_or(0, |parent| parent.as_os_str().len());
         self.trail.cut(parent);
@@ -245,7 +247,7 @@ impl<'a> Unpacker<'a> {
         let filled = self.fill(&host, path, metadata);
         let finished = filled.and_then(|()| {
             let place = Place::Open(host.as_fd());
-            Self::finish(self.volume, &mut self.counts, place, path, metadata, 0)
+            Self::finish(self.volume, &mut self.counts, place, path, metadata, 0).map(drop)
         });
         finished.inspect_err(|_| {
             // Half a file is worse than none; if it cannot be removed, it stays, and is named.
@@ -273,7 +275,7 @@ impl<'a> Unpacker<'a> {
                 at += got as u64;
                 self.counts.bytes += got as u64;
                 let counts = self.counts;
-                self.progress.show(counts.bytes, || amount(counts.files, counts.bytes));
+                self.progress.show(counts.bytes, || files_of(counts.files));
             }
             end = range.end;
         }
@@ -285,10 +287,10 @@ impl<'a> Unpacker<'a> {
 
     fn finish_in(&mut self, path: &Path, name: &[u8], metadata: &Metadata) -> Made<()> {
         let place = Place::In(self.stack.top(), name);
-        Self::finish(self.volume, &mut self.counts, place, path, metadata, 0)
+        Self::finish(self.volume, &mut self.counts, place, path, metadata, 0).map(drop)
     }
 
-    /// Gives what was made its attributes.
+    /// Gives what was made its attributes. Returns those that it did not get.
     fn finish(
         volume: &Volume,
         counts: &mut Counts,
@@ -296,7 +298,7 @@ impl<'a> Unpacker<'a> {
         path: &Path,
         metadata: &Metadata,
         added: u32,
-    ) -> Made<()> {
+    ) -> Made<Skipped> {
         let mut xattrs = Vec::new();
         for name in volume.list_xattrs(path).map_err(|error| own(&error))? {
             let value = volume.get_xattr(path, &name).map_err(|error| own(&error))?;
@@ -305,7 +307,7 @@ impl<'a> Unpacker<'a> {
         let skipped = attrs::apply(place, metadata, &xattrs, added).map_err(words)?;
         counts.owners_skipped += u64::from(skipped.owner);
         counts.xattrs_skipped += skipped.xattrs;
-        Ok(())
+        Ok(skipped)
     }
 
     /// Names what is left out, or breaks off.

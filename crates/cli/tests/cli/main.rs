@@ -4,4 +4,8 @@
 
 mod commands;
 mod common;
+mod counts;
 mod interrupted;
+mod messages;
+mod owners;
+mod progress;
