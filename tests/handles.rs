@@ -91,14 +91,8 @@ fn who_opens_a_file_while_it_is_replaced_finds_the_old_or_the_new_one_whole() {
                 scope.spawn(|| {
                     let mut opened = 0;
                     while !stop.load(Ordering::Relaxed) {
-                        let file = match volume.open_file("config") {
-                            Ok(file) => file,
-                            // Its name was looked up, and given to another file before it was open.
-                            Err(error) => {
-                                assert!(error.is_not_found(), "{error}");
-                                continue;
-                            }
-                        };
+                        let file = volume.open_file("config").unwrap();
+                        assert_eq!(volume.metadata("config").unwrap().size, 9000);
                         let mut bytes = [0; 9000];
                         assert_eq!(file.read_at(0, &mut bytes).unwrap(), 9000);
                         assert!(bytes[0] > 0 && bytes == [bytes[0]; 9000]);
@@ -200,5 +194,22 @@ fn holes_are_made_and_found() {
     expected[50_000..50_010].fill(0);
     assert!(read_all(&crashed(&device), "f").unwrap() == expected);
     drop(file);
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_directory_takes_the_place_of_a_file_that_a_path_led_through() {
+    let (_, volume) = volume();
+    drop(volume.create_file("f").unwrap());
+    let error = volume.exists("f/x").unwrap_err();
+    assert!(error.to_string().contains("not a directory"), "{error}");
+    volume.symlink("f", "s").unwrap();
+    assert!(volume.create_file("s/x").unwrap_err().to_string().contains("not a directory"));
+    volume.remove_file("f").unwrap();
+    volume.remove_file("s").unwrap();
+    for dir in ["f", "s"] {
+        volume.create_dir(dir).unwrap();
+        volume.create_file(format!("{dir}/x")).unwrap();
+    }
     volume.close().unwrap();
 }

@@ -54,18 +54,17 @@ impl Volume {
     pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
         let path = path.as_ref();
         self.inner.check_open()?;
-        let ino = self.inner.resolve(path)?;
-        let attr = self.inner.store.inode(ino).map_err(Error::at(path))?;
-        match attr.kind {
-            FileType::Regular => {}
-            FileType::Dir => return Err(Error::at(path)(NamespaceError::IsDir { ino })),
-            _ => {
-                let what = "only a regular file can be opened";
-                return Err(Error::at(path)(NamespaceError::NotSupported { ino, what }));
-            }
-        }
-        let node = self.inner.open_node(ino).map_err(Error::at(path))?;
-        Ok(File::new(Arc::clone(&self.inner), node))
+        self.inner.at_path(path, |ino| {
+            let node = match self.inner.store.inode(ino).map_err(Error::at(path))?.kind {
+                FileType::Regular => self.inner.open_node(ino),
+                FileType::Dir => Err(NamespaceError::IsDir { ino }),
+                _ => {
+                    let what = "only a regular file can be opened";
+                    Err(NamespaceError::NotSupported { ino, what })
+                }
+            };
+            Ok(File::new(Arc::clone(&self.inner), node.map_err(Error::at(path))?))
+        })
     }
 
     /// Makes a directory.
@@ -119,9 +118,8 @@ impl Volume {
     /// # Errors
     /// It does not exist or is a directory; `path` exists.
     pub fn hard_link(&self, existing: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
-        let existing = existing.as_ref();
-        let ino = self.inner.resolve(existing)?;
-        let linked = self.hard_link_inode(ino.0, path);
+        let (existing, path) = (existing.as_ref(), path.as_ref());
+        let linked = self.inner.at_path(existing, |ino| self.hard_link_inode(ino.0, path));
         linked.map_err(|error| match error {
             // About what there is, not about its new name.
             Error::Name {
@@ -196,8 +194,7 @@ impl Volume {
     /// It does not exist, or is no symbolic link.
     pub fn read_link(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
         let path = path.as_ref();
-        let ino = self.inner.resolve(path)?;
-        self.inner.store.read_link(ino).map_err(Error::at(path))
+        self.inner.at_path(path, |ino| self.inner.store.read_link(ino).map_err(Error::at(path)))
     }
 
     /// What is known about an entry. A symlink is not followed.
@@ -206,8 +203,7 @@ impl Volume {
     /// It does not exist.
     pub fn metadata(&self, path: impl AsRef<Path>) -> Result<Metadata> {
         let path = path.as_ref();
-        let ino = self.inner.resolve(path)?;
-        self.inner.metadata_of(ino).map_err(Error::at(path))
+        self.inner.at_path(path, |ino| self.inner.metadata_of(ino).map_err(Error::at(path)))
     }
 
     /// Whether there is such an entry.
@@ -227,9 +223,9 @@ impl Volume {
     /// # Errors
     /// It does not exist.
     pub fn set_attributes(&self, path: impl AsRef<Path>, set: &SetAttributes) -> Result<()> {
-        let path = path.as_ref();
-        let ino = self.inner.resolve(path)?;
-        self.on_inode(path, |inner| inner.set_attributes(ino, inner.nodes.get(ino).as_ref(), set))
+        self.on_inode(path.as_ref(), |inner, ino| {
+            inner.set_attributes(ino, inner.nodes.get(ino).as_ref(), set)
+        })
     }
 
     /// The entries of a directory, in the order in which they were made.
@@ -238,13 +234,15 @@ impl Volume {
     /// It does not exist, or is no directory.
     pub fn read_dir(&self, path: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
         let path = path.as_ref();
-        let dir = self.inner.resolve(path)?;
+        self.inner.at_path(path, |dir| self.read_dir_inode(dir).map_err(Error::at(path)))
+    }
+
+    fn read_dir_inode(&self, dir: Ino) -> std::result::Result<Vec<DirEntry>, NamespaceError> {
         let mut entries = Vec::new();
-        let mut from = 0;
-        loop {
-            let batch = self.inner.store.read_dir(dir, from, DIR_BATCH).map_err(Error::at(path))?;
-            let Some(last) = batch.last() else { return Ok(entries) };
-            from = last.index + 1;
+        let mut from = Some(0);
+        while let Some(first) = from {
+            let batch = self.inner.store.read_dir(dir, first, DIR_BATCH)?;
+            from = batch.last().and_then(|last| last.index.checked_add(1));
             entries.extend(batch.into_iter().map(|entry| DirEntry {
                 ino: match entry.target {
                     Target::Inode(ino) => ino.0,
@@ -254,6 +252,7 @@ impl Volume {
                 kind: entry.kind,
             }));
         }
+        Ok(entries)
     }
 
     /// The names of an entry's extended attributes.
@@ -262,8 +261,7 @@ impl Volume {
     /// It does not exist.
     pub fn list_xattrs(&self, path: impl AsRef<Path>) -> Result<Vec<Vec<u8>>> {
         let path = path.as_ref();
-        let ino = self.inner.resolve(path)?;
-        self.inner.store.list_xattrs(ino).map_err(Error::at(path))
+        self.inner.at_path(path, |ino| self.inner.store.list_xattrs(ino).map_err(Error::at(path)))
     }
 
     /// The value of an extended attribute, such as `user.comment`.
@@ -272,8 +270,8 @@ impl Volume {
     /// There is no such entry or attribute.
     pub fn get_xattr(&self, path: impl AsRef<Path>, name: &[u8]) -> Result<Vec<u8>> {
         let path = path.as_ref();
-        let ino = self.inner.resolve(path)?;
-        self.inner.store.get_xattr(ino, name).map_err(Error::at(path))
+        let get = |ino| self.inner.store.get_xattr(ino, name).map_err(Error::at(path));
+        self.inner.at_path(path, get)
     }
 
     /// Sets an extended attribute.
@@ -281,9 +279,9 @@ impl Volume {
     /// # Errors
     /// There is no such entry; a name or value that is too long.
     pub fn set_xattr(&self, path: impl AsRef<Path>, name: &[u8], value: &[u8]) -> Result<()> {
-        let path = path.as_ref();
-        let ino = self.inner.resolve(path)?;
-        self.on_inode(path, |inner| inner.store.set_xattr(ino, name, value, XattrMode::Any))
+        self.on_inode(path.as_ref(), |inner, ino| {
+            inner.store.set_xattr(ino, name, value, XattrMode::Any)
+        })
     }
 
     /// Removes an extended attribute.
@@ -291,9 +289,7 @@ impl Volume {
     /// # Errors
     /// There is no such entry or attribute.
     pub fn remove_xattr(&self, path: impl AsRef<Path>, name: &[u8]) -> Result<()> {
-        let path = path.as_ref();
-        let ino = self.inner.resolve(path)?;
-        self.on_inode(path, |inner| inner.store.remove_xattr(ino, name))
+        self.on_inode(path.as_ref(), |inner, ino| inner.store.remove_xattr(ino, name))
     }
 
     /// Runs a change of the entry that `path` names. If there is no space, space is made once, and it is tried again.
@@ -304,26 +300,23 @@ impl Volume {
     ) -> Result<T> {
         self.inner.check_writable()?;
         let (dir, name) = self.inner.entry(path)?;
-        self.with_space(path, |inner| op(inner, dir, name))
+        self.with_space(|inner| op(inner, dir, name).map_err(Error::at(path)))
     }
 
+    /// As [`Volume::change`], for a change of the inode that `path` names.
     fn on_inode<T>(
         &self,
         path: &Path,
-        op: impl Fn(&Inner) -> std::result::Result<T, NamespaceError>,
+        op: impl Fn(&Inner, Ino) -> std::result::Result<T, NamespaceError>,
     ) -> Result<T> {
         self.inner.check_writable()?;
-        self.with_space(path, op)
+        self.with_space(|inner| inner.at_path(path, |ino| op(inner, ino).map_err(Error::at(path))))
     }
 
-    fn with_space<T>(
-        &self,
-        path: &Path,
-        op: impl Fn(&Inner) -> std::result::Result<T, NamespaceError>,
-    ) -> Result<T> {
+    fn with_space<T>(&self, op: impl Fn(&Inner) -> Result<T>) -> Result<T> {
         let once = || {
             let _names = self.inner.namespace_gate.read();
-            op(&self.inner).map_err(Error::at(path))
+            op(&self.inner)
         };
         match once() {
             Err(error) if error.is_no_space() => {

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use cowback_base::Ino;
 use cowback_base::sync::Mutex;
-use cowback_block_store::namespace::{NamespaceError, Target};
+use cowback_block_store::namespace::{FileType, NamespaceError, Target};
 
 use crate::error::{Error, Result};
 use crate::inner::Inner;
@@ -69,7 +69,25 @@ impl Inner {
     pub(crate) fn resolve(&self, path: &Path) -> Result<Ino> {
         match self.parent_and_name(path)? {
             None => Ok(Ino::ROOT),
-            Some((dir, name)) => self.lookup(dir, name).map_err(Error::at(path)),
+            Some((dir, name)) => Ok(self.lookup(dir, name).map_err(Error::at(path))?.0),
+        }
+    }
+
+    /// What `op` makes of the inode that `path` names. If that goes before it is done, as another has been given its name, it is the other's turn:
+    /// who replaces a file leaves no moment at which there is none.
+    pub(crate) fn at_path<T>(&self, path: &Path, op: impl Fn(Ino) -> Result<T>) -> Result<T> {
+        let mut ino = self.resolve(path)?;
+        loop {
+            let result = op(ino);
+            let gone = |error: &NamespaceError| matches!(error, NamespaceError::NoInode { ino: which } if *which == ino);
+            if !matches!(&result, Err(Error::Name { source, .. }) if gone(source)) {
+                return result;
+            }
+            let now = self.resolve(path)?;
+            if now == ino {
+                return result; // the name of nothing
+            }
+            ino = now;
         }
     }
 
@@ -101,16 +119,25 @@ impl Inner {
             let mut ino = Ino::ROOT;
             for component in path.components() {
                 if let Some(name) = name_of(component).map_err(Error::at(path))? {
-                    ino = self.lookup(ino, name).map_err(Error::at(path))?;
+                    let (found, kind) = self.lookup(ino, name).map_err(Error::at(path))?;
+                    if kind != FileType::Dir {
+                        // Not to be remembered: nobody tells when it goes.
+                        return Err(Error::at(path)(NamespaceError::NotDir { ino: found }));
+                    }
+                    ino = found;
                 }
             }
             Ok(ino)
         })
     }
 
-    fn lookup(&self, dir: Ino, name: &[u8]) -> std::result::Result<Ino, NamespaceError> {
+    fn lookup(
+        &self,
+        dir: Ino,
+        name: &[u8],
+    ) -> std::result::Result<(Ino, FileType), NamespaceError> {
         match self.store.lookup(dir, name)? {
-            (Target::Inode(ino), _) => Ok(ino),
+            (Target::Inode(ino), kind) => Ok((ino, kind)),
             (Target::Subvolume(_), _) => {
                 Err(NamespaceError::NotSupported { ino: dir, what: "a subvolume is not entered" })
             }
