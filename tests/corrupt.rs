@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cowback::device::{BlockDevice, MemoryDevice};
 use cowback::options::Profile;
 use cowback::{Error, Options, Volume};
+use cowback_codec::{ChecksumKind, digest};
 use cowback_testkit::overlay::Overlay;
 use cowback_testkit::random::{Rng, seed};
 use cowback_tests::work::content;
@@ -146,4 +147,42 @@ fn what_is_no_btrfs_is_told_apart() {
         println!("{what}: {error}");
         assert!(matches!(error, Error::Store(_)), "{what}: {error}");
     }
+}
+
+/// Gives the last entry of the root directory the last index that there is, in every version of its leaf that the image has.
+fn with_last_index(image: &mut [u8], last: u64) {
+    let key = |index: u64| [&256u64.to_le_bytes()[..], &[0x60], &index.to_le_bytes()].concat();
+    let old = key(last);
+    let mut changed = 0;
+    for block in image.chunks_exact_mut(16 << 10) {
+        // Behind the header of 101 bytes, items of 25 begin with their keys.
+        let items = block[96..100].try_into().map(u32::from_le_bytes).unwrap() as usize;
+        for at in (0..items.min(600)).map(|item| 101 + item * 25) {
+            if block[100] == 0 && block[at..at + 17] == old {
+                block[at..at + 17].copy_from_slice(&key(u64::MAX));
+                let sum = digest(ChecksumKind::Crc32c, &block[32..]);
+                block[..4].copy_from_slice(&sum.as_bytes()[..4]);
+                changed += 1;
+            }
+        }
+    }
+    assert!(changed > 0);
+}
+
+#[test]
+fn reading_a_directory_ends_at_the_last_index_that_there_is() {
+    let device = Arc::new(MemoryDevice::new(32 << 20));
+    let volume = Volume::create_on(Arc::clone(&device) as _, &options(Profile::Single)).unwrap();
+    for name in ["a", "b", "c"] {
+        volume.create_dir(name).unwrap();
+    }
+    volume.close().unwrap();
+    let mut image = device.to_vec();
+    with_last_index(&mut image, 4); // the first entry of a directory has index 2
+    device.write_at(0, &image).unwrap();
+    let volume = Volume::open_on(device, &options(Profile::Single)).unwrap();
+    let names: Vec<_> = volume.read_dir("").unwrap().into_iter().map(|at| at.name).collect();
+    assert_eq!(names, [b"a", b"b", b"c"]);
+    let error = volume.create_dir("d").unwrap_err();
+    assert!(error.to_string().contains("index"), "{error}");
 }
