@@ -169,6 +169,32 @@ fn data_is_refused_if_there_is_room_for_it_only_compressed() {
     comb.expect("f", &content);
 }
 
+/// Law B2: an inline extent is as long as its file, whatever was tried meanwhile.
+#[test]
+fn a_small_file_that_could_not_grow_is_stored_as_long_as_it_is() {
+    let full = Comb::new("none");
+    full.free(|tooth| tooth == 0);
+    let small = full.volume.create_file("small").unwrap();
+    small.write_at(0, b"12345").unwrap();
+    full.volume.commit().unwrap();
+    full.comb.write_at(0, &[1; 4096]).unwrap();
+    full.volume.commit().unwrap();
+    for grow in [&|| small.set_len(200), &|| small.write_at(100, b"678")] as [&dyn Fn() -> _; 2] {
+        let error: Error = grow().unwrap_err();
+        assert!(error.is_no_space(), "{error}");
+        full.free(|tooth| tooth == 0);
+        small.write_at(0, b"x").unwrap();
+        full.volume.commit().unwrap();
+        full.comb.write_at(0, &[1; 4096]).unwrap();
+        full.volume.commit().unwrap();
+    }
+    let mut problems = Vec::new();
+    Volume::check_on(&*full.device, &mut |problem| problems.push(problem)).unwrap();
+    assert!(problems.is_empty(), "{problems:?}");
+    let volume = Volume::open_on(Arc::clone(&full.device) as _, &options("none")).unwrap();
+    assert_eq!(read_all(&volume, "small").unwrap(), b"x2345");
+}
+
 #[test]
 fn a_full_volume_overwrites_what_it_holds_once_some_space_is_there() {
     let comb = Comb::new("none");

@@ -279,7 +279,8 @@ fn inline_of(
     compress: &dyn Compress,
 ) -> Option<InlineExtent> {
     let size = run.file_size();
-    if run.range().start != 0 || block_align_up(size) != run.range().end || size >= BLOCK_SIZE {
+    let whole = run.range().start == 0 && block_align_up(size) == run.range().end;
+    if !whole || size >= BLOCK_SIZE || !run.size_is_settled() {
         return None;
     }
     let len = usize::try_from(size).ok()?;

@@ -124,12 +124,12 @@ impl Inner {
         loop {
             self.check_writable()?;
             let _span = trace::stall();
-            let failures = self.errors.count();
+            let (failures, of_all) = (self.errors.count(), mapping.failures_of_all());
             if self.background.is_none() {
                 self.flush_over_limits(self.flush_gate.read());
             }
             mapping.start_writeback();
-            let give_up = || self.errors.count() != failures || self.check_writable().is_err();
+            let give_up = || mapping.failures_of_all() != of_all || self.check_writable().is_err();
             if mapping.throttle(give_up) || !mapping.must_wait() {
                 return Ok(());
             }

@@ -83,6 +83,8 @@ struct RunParts {
     /// Whose writeback it is.
     charge: Charge,
     file_size: u64,
+    /// Whether that was the size, and not how far a write was about to extend the file.
+    settled: bool,
 }
 
 impl DelallocRun {
@@ -108,7 +110,9 @@ impl DelallocRun {
             DataReservation::from_delalloc(inode.store(), promise, range.count() * BLOCK_SIZE);
         // Read once, after the dirty flags are cleared: whoever dirties a page now, dirties it for the next run (B2).
         let file_size = inode.size_bound();
-        let parts = RunParts { locked, frames, reservation, charge, file_size };
+        // After the bound: while a write extends the file, or after it has failed to, they differ.
+        let settled = inode.size() == file_size;
+        let parts = RunParts { locked, frames, reservation, charge, file_size, settled };
         let run = Self { inode: Arc::clone(inode), parts: Some(parts) };
         let end = PageIndex(block_align_up(file_size) / BLOCK_SIZE);
         assert!(range.end <= end, "{range:?} go to disk of a file that ends before {end:?} (B2)");
@@ -146,6 +150,13 @@ impl DelallocRun {
         self.parts().file_size
     }
 
+    /// Whether the run is known to end where the file does, if it is all of it: no write that might fail was extending the file when the run was
+    /// frozen. An inline extent has to be as long as the file.
+    #[must_use]
+    pub fn size_is_settled(&self) -> bool {
+        self.parts().settled
+    }
+
     /// Whom the writeback is charged to: the owner of the pages when they were frozen.
     #[must_use]
     pub fn group(&self) -> Group {
@@ -172,7 +183,8 @@ impl DelallocRun {
     /// # Panics
     /// If `at` is not strictly inside the run.
     pub fn split_at(mut self, at: PageIndex) -> (Self, Self) {
-        let RunParts { locked, mut frames, mut reservation, mut charge, file_size } = self.take();
+        let RunParts { locked, mut frames, mut reservation, mut charge, file_size, settled } =
+            self.take();
         let tail_pages = locked.range().end.0 - at.0;
         let (left, right) = locked.split_at(at);
         let tail_frames = frames.split_off(frames_in(left.range()));
@@ -180,7 +192,7 @@ impl DelallocRun {
         let tail_charge = charge.split(tail_pages);
         let part = |locked, frames, reservation, charge| Self {
             inode: Arc::clone(&self.inode),
-            parts: Some(RunParts { locked, frames, reservation, charge, file_size }),
+            parts: Some(RunParts { locked, frames, reservation, charge, file_size, settled }),
         };
         let tail = part(right, tail_frames, tail_reservation, tail_charge);
         (part(left, frames, reservation, charge), tail)

@@ -230,7 +230,7 @@ impl InodeIo {
     }
 
     /// Before the file grows past its last block to `new_size`: has that block written anew if it is partial, so that what was an inline
-    /// extent becomes an ordinary one, with zeros to its end (as `btrfs_cont_expand`).
+    /// extent becomes an ordinary one, with zeros to its end (as `btrfs_cont_expand`). The bound of the size is raised by that, unless it fails.
     pub(crate) fn rewrite_last_block(
         self: &Arc<Self>,
         old_size: u64,
@@ -243,7 +243,8 @@ impl InodeIo {
         }
         let zeros = usize::try_from(block_end.min(new_size) - old_size).expect("less than a block");
         self.raise_size_bound(block_end.min(new_size));
-        self.copy_in(old_size, ZERO_BLOCK.get(..zeros).unwrap_or(&ZERO_BLOCK), quiet)
+        let zeros = ZERO_BLOCK.get(..zeros).unwrap_or(&ZERO_BLOCK);
+        self.copy_in(old_size, zeros, quiet).inspect_err(|_| self.set_size(old_size))
     }
 
     /// Has the store promise what writing `pages` takes. If there is no data space, but all of them are to be written in place, which takes

@@ -22,7 +22,7 @@ use cowback_base::sync::{ArcSwap, Mutex};
 use crate::cache::PageCache;
 use crate::dirty::Throttle;
 use crate::frame::FramePool;
-use crate::group::{Counts, Group, GroupState, Share};
+use crate::group::{Counts, Group, GroupState, Share, Tallies};
 use crate::limits::{CacheLimits, Limits};
 use crate::reclaim::shrink;
 
@@ -47,6 +47,10 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) counts: Counts,
     pub(crate) throttle: Throttle,
+    /// Of all groups and caches.
+    pub(crate) tallies: Tallies,
+    /// Writes that failed, in whichever cache.
+    pub(crate) failures: AtomicU64,
     pub(crate) pool: FramePool,
     pub(crate) born: Instant,
     serial: AtomicU64,
@@ -70,6 +74,8 @@ impl Budget {
             limits: Limits::new(limits),
             counts: Counts::default(),
             throttle: Throttle::default(),
+            tallies: Tallies::default(),
+            failures: AtomicU64::new(0),
             pool: FramePool::for_budget(limits.budget),
             born: Instant::now(),
             serial: AtomicU64::new(0),
@@ -245,13 +251,7 @@ impl Shared {
     pub(crate) fn is_full_for(&self, share: &Share) -> bool {
         let hard = self.limits.get().hard / BLOCK_SIZE;
         let full = |lost: u64| self.counts.unwritten().saturating_sub(lost) >= hard;
-        full(0) && full(self.lost_to(share))
-    }
-
-    /// Unwritten pages of volumes other than that of `share` that cannot write.
-    fn lost_to(&self, share: &Share) -> u64 {
-        let groups = self.groups();
-        groups.iter().map(|group| group.lost_to(share)).sum()
+        full(0) && full(self.tallies.lost_to(share))
     }
 
     /// Has all who wait look again.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use cowback_base::sync::atomic::Ordering;
 use cowback_base::sync::{Mutex, RwLock};
 use cowback_base::{PageIndex, PageRange};
 
@@ -212,6 +213,7 @@ impl PageCache {
     /// A write failed: until one succeeds, what is unwritten here does not hold up those who write elsewhere. Those who wait look again.
     pub fn note_failure(&self) {
         self.health.note(true);
+        self.budget.failures.fetch_add(1, Ordering::SeqCst);
         self.wake_throttled();
     }
 

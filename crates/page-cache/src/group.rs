@@ -87,7 +87,7 @@ pub(crate) struct GroupState {
     pub(crate) pauses: Waits,
     written: AtomicU64,
     pub(crate) reclaimed: AtomicU64,
-    shares: Mutex<Vec<Weak<Share>>>,
+    tallies: Tallies,
 }
 
 impl Group {
@@ -190,7 +190,7 @@ impl GroupState {
             pauses: Waits::default(),
             written: AtomicU64::new(0),
             reclaimed: AtomicU64::new(0),
-            shares: Mutex::default(),
+            tallies: Tallies::default(),
         });
         shared.add_group(&state);
         Group(state)
@@ -221,16 +221,7 @@ impl GroupState {
     pub(crate) fn is_full_for(&self, share: &Share) -> bool {
         let hard = self.limits.get().hard / BLOCK_SIZE;
         let full = |lost: u64| self.counts.unwritten().saturating_sub(lost) >= hard;
-        full(0) && full(self.lost_to(share))
-    }
-
-    /// Unwritten pages of the group that belong to volumes other than that of `share`, and cannot be written.
-    pub(crate) fn lost_to(&self, share: &Share) -> u64 {
-        let shares: Vec<_> = self.shares.lock().iter().filter_map(Weak::upgrade).collect();
-        let lost = |other: &&Arc<Share>| {
-            !Arc::ptr_eq(&other.health, &share.health) && other.health.is_stuck()
-        };
-        shares.iter().filter(lost).map(|share| share.counts.unwritten()).sum()
+        full(0) && full(self.tallies.lost_to(share))
     }
 }
 
@@ -268,13 +259,38 @@ impl Health {
     }
 }
 
+/// The counts of shares: of those of a group, or of all.
+///
+/// A writer who stands in a line looks at them under the line's lock. So there is nothing in them that takes a lock when it goes, as a group
+/// does, which has the line look again.
+#[derive(Debug, Default)]
+pub(crate) struct Tallies(Mutex<Vec<(Arc<Health>, Weak<Counts>)>>);
+
+impl Tallies {
+    fn add(&self, share: &Share) {
+        let mut tallies = self.0.lock();
+        tallies.retain(|(_, counts)| counts.strong_count() > 0);
+        tallies.push((Arc::clone(&share.health), Arc::downgrade(&share.counts)));
+    }
+
+    /// Unwritten pages of volumes other than that of `share` that cannot write.
+    pub(crate) fn lost_to(&self, share: &Share) -> u64 {
+        let tallies = self.0.lock();
+        let lost = tallies
+            .iter()
+            .filter(|(health, _)| !Arc::ptr_eq(health, &share.health) && health.is_stuck())
+            .filter_map(|(_, counts)| counts.upgrade());
+        lost.map(|counts| counts.unwritten()).sum()
+    }
+}
+
 /// What one group has of one cache.
 #[derive(Debug)]
 pub(crate) struct Share {
     pub(crate) group: Arc<GroupState>,
     /// The cache's.
     pub(crate) health: Arc<Health>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: Arc<Counts>,
 }
 
 impl Share {
@@ -282,18 +298,16 @@ impl Share {
         let share = Arc::new(Self {
             group: Arc::clone(&group.0),
             health: Arc::clone(health),
-            counts: Counts::default(),
+            counts: Arc::default(),
         });
-        let mut shares = group.0.shares.lock();
-        shares.retain(|other| other.strong_count() > 0);
-        shares.push(Arc::downgrade(&share));
-        drop(shares);
+        group.0.tallies.add(&share);
+        group.0.shared.tallies.add(&share);
         share
     }
 
     /// Accounts for the bits of a mask that were set or cleared.
     pub(crate) fn shift(&self, gauge: fn(&Counts) -> &Gauge, was: u32, now: u32) {
-        for counts in [&self.counts, &self.group.counts, &self.group.shared.counts] {
+        for counts in [&*self.counts, &self.group.counts, &self.group.shared.counts] {
             gauge(counts).shift(was, now);
         }
     }
@@ -354,7 +368,7 @@ impl Charge {
 
     fn levels(&self) -> [&Gauge; 3] {
         let share = &self.share;
-        [&share.counts, &share.group.counts, &share.group.shared.counts]
+        [&*share.counts, &share.group.counts, &share.group.shared.counts]
             .map(|counts| &counts.in_flight)
     }
 

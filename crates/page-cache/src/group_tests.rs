@@ -277,6 +277,33 @@ fn writers_of_a_group_at_its_limit_go_on_as_there_is_room_and_those_of_another_d
     assert_eq!(has(&a).1, 8);
 }
 
+#[test]
+fn groups_come_and_go_while_a_writer_waits() {
+    let budget = Budget::new(limits(1024, 64, 128));
+    let cache = PageCache::in_group(&budget.root());
+    let file = cache.mapping(1);
+    dirty(&file, pages(0, 128));
+    let (ended, told) = std::sync::mpsc::channel();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let gave_up = !file.throttle(|| stop.load(std::sync::atomic::Ordering::SeqCst));
+            ended.send(gave_up).unwrap();
+        });
+        // Each that goes has the writer look; it must not be the one who lets go of the last reference, under the lock of its line.
+        for _ in 0..20_000 {
+            drop(budget.group("passing", limits(64, 16, 32)));
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        cache.wake_throttled();
+        let told = told.recv_timeout(std::time::Duration::from_secs(60));
+        if told.is_err() {
+            std::process::abort(); // the scope would wait for ever
+        }
+        assert!(told.unwrap());
+    });
+}
+
 // ---- against a naive account ----
 
 #[derive(Debug, Clone)]

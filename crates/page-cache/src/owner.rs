@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cowback_base::BLOCK_SIZE;
+use cowback_base::sync::atomic::Ordering;
 
 use crate::group::{Group, Share};
 use crate::mapping::Mapping;
@@ -101,6 +102,13 @@ impl Mapping {
     /// Has the flushers of all who have dirty pages in the budget start.
     pub fn start_writeback(&self) {
         self.cache.budget().start_writeback(Some(&self.cache));
+    }
+
+    /// Writes that failed, in whichever cache of the budget. Who waits for room that such a write would have made has to start writeback again:
+    /// nobody else may.
+    #[must_use]
+    pub fn failures_of_all(&self) -> u64 {
+        self.cache.budget().0.failures.load(Ordering::SeqCst)
     }
 
     /// Whether who writes to the file has to wait: its group or the budget is at its hard limit, or others wait for that already.
