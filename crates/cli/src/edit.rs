@@ -27,7 +27,7 @@ pub(crate) fn mkfs(args: &MkfsArgs) -> Outcome<Status> {
     let mut options = engine::options(&engine, CompressionPolicy::default())?;
     engine::new_volume(&mut options, &args.format, args.size);
     let target = Target::prepare(&args.image, args.format.overwrite)?;
-    let volume = Volume::create(target.work(), &options).about(&args.image)?;
+    let volume = target.create(&options)?;
     let size = volume.stats().store.total_bytes;
     let uuid = volume.uuid();
     volume.close().about(&args.image)?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::{Display, Write as _};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -76,7 +76,8 @@ impl Failure {
     }
 
     pub(crate) fn print(&self) {
-        eprintln!("{}", self.line());
+        // If nobody reads it, the exit status tells.
+        let _ = writeln!(io::stderr(), "{}", self.line());
     }
 }
 

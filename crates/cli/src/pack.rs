@@ -63,7 +63,7 @@ pub(crate) fn run(args: &PackArgs) -> Outcome<Status> {
         let bytes = scan::count(again(&source, &args.source)?, &mut progress);
         progress.begin(bytes);
     }
-    let volume = Volume::create(target.work(), &options).about(&args.image)?;
+    let volume = target.create(&options)?;
     let own_files = target.own_files();
     let mut packer = Packer::new(&volume, args, times, own_files, progress);
     packer.pack(source)?;

@@ -6,9 +6,12 @@ use std::io;
 use std::sync::Arc;
 
 use cowback_base::sync::{Mutex, thread};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
+
+/// What ends the program unless it is asked to ignore it, and leaves it time to clean up.
+const FATAL: [i32; 6] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU, SIGXFSZ];
 
 /// Something to do if the program is stopped, or fails.
 pub(crate) type Cleanup = Box<dyn FnOnce() + Send>;
@@ -29,7 +32,7 @@ impl Pending {
     /// Has `cleanup` done when the program is stopped by a signal, or on [`Pending::give_up`].
     pub(crate) fn new(cleanup: Cleanup) -> io::Result<Self> {
         let pending = Self { cleanup: Arc::new(Mutex::new(Some(cleanup))) };
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let mut signals = Signals::new(FATAL.into_iter().filter(|signal| !is_ignored(*signal)))?;
         let seen = pending.clone();
         thread::Builder::new().name("cowback-signals".to_owned()).spawn(move || {
             if let Some(signal) = signals.forever().next() {
@@ -42,6 +45,14 @@ impl Pending {
             }
         })?;
         Ok(pending)
+    }
+
+    /// Has another `cleanup` done, unless the program is being stopped already.
+    pub(crate) fn replace(&self, cleanup: Cleanup) {
+        let mut pending = self.cleanup.lock();
+        if pending.is_some() {
+            *pending = Some(cleanup);
+        }
     }
 
     /// Does what completes the work; if that succeeds there is nothing to clean up any more.
@@ -59,6 +70,14 @@ impl Pending {
             cleanup();
         }
     }
+}
+
+/// Whether whoever started the program has it ignore `signal`, as `nohup` does.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// Ends the program as `signal` would have.

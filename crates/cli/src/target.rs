@@ -1,7 +1,7 @@
 //! Where a fresh image goes: under a temporary name beside IMAGE, renamed when complete; or onto a block device.
 //!
 //! Invariant: until [`Target::complete`] nothing at IMAGE has changed, unless it is a block device; and when the program fails, or is stopped, nothing is
-//! left of what was half made. On a block device the half-made volume's superblocks are wiped.
+//! left of what was half made. On a block device the half-made volume's superblocks are wiped, and none that were there before it was begun.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use cowback::{Options, Volume};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::failure::{About, Failure, Outcome, shown};
@@ -74,10 +75,8 @@ impl Target {
             let why = "the device is not empty; --overwrite replaces what is on it";
             return Err(Failure::new(shown(image), why));
         }
-        let doomed = image.to_path_buf();
-        let pending = Pending::new(Box::new(move || {
-            let _ = wipe(&doomed); // nobody is left to be told
-        }));
+        // What is on the device is not ours before a volume has been made there: it may be too small, or in use by somebody else.
+        let pending = Pending::new(Box::new(|| {}));
         Ok(Self {
             image: image.to_path_buf(),
             work: image.to_path_buf(),
@@ -88,9 +87,19 @@ impl Target {
         })
     }
 
-    /// Where the volume is to be made.
-    pub(crate) fn work(&self) -> &Path {
-        &self.work
+    /// Makes the volume. From here on there is something to clean up.
+    pub(crate) fn create(&self, options: &Options) -> Outcome<Volume> {
+        let volume = Volume::create(&self.work, options).about(&self.image)?;
+        if self.is_device {
+            let doomed = self.work.clone();
+            self.pending.replace(Box::new(move || {
+                let _ = wipe(&doomed); // nobody is left to be told
+            }));
+        } else if let Some(old) = &self.old {
+            // At once: who may not read the old image may not read the new one while it grows.
+            fs::set_permissions(&self.work, old.permissions()).about(&self.image)?;
+        }
+        Ok(volume)
     }
 
     pub(crate) fn is_device(&self) -> bool {
@@ -109,14 +118,17 @@ impl Target {
         if self.is_device {
             return self.pending.complete(|| Ok(()));
         }
-        if let Some(old) = &self.old {
-            fs::set_permissions(&self.work, old.permissions()).about(&self.image)?;
-        }
         self.pending.complete(|| self.rename())?;
         // The content is on disk; without this the name might not be after a power cut.
-        let parent = File::open(parent_of(&self.image)).about(&self.image)?;
-        match parent.sync_all() {
-            Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
+        let synced = File::open(parent_of(&self.image)).and_then(|parent| parent.sync_all());
+        match synced {
+            // A directory that may not be read, or cannot be synced.
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied
+                ) =>
+            {
                 Err(error).about(&self.image)
             }
             _ => Ok(()),
@@ -219,7 +231,7 @@ mod tests {
     fn a_target_that_is_dropped_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let target = Target::prepare(&dir.path().join("a.img"), false).unwrap();
-        fs::write(target.work(), b"half").unwrap();
+        fs::write(&target.work, b"half").unwrap();
         drop(target);
         assert_eq!(leftovers(dir.path()), Vec::<OsString>::new());
     }
@@ -229,7 +241,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("x".repeat(255));
         let target = Target::prepare(&image, false).unwrap();
-        fs::write(target.work(), b"whole").unwrap();
+        fs::write(&target.work, b"whole").unwrap();
         target.complete().unwrap();
         assert_eq!(fs::read(&image).unwrap(), b"whole");
         assert_eq!(leftovers(dir.path()).len(), 1);
@@ -240,7 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("a.img");
         let target = Target::prepare(&image, false).unwrap();
-        fs::write(target.work(), b"new").unwrap();
+        fs::write(&target.work, b"new").unwrap();
         fs::write(&image, b"theirs").unwrap();
         assert!(target.complete().unwrap_err().line().contains("exists"));
         assert_eq!(fs::read(&image).unwrap(), b"theirs");
@@ -258,12 +270,39 @@ mod tests {
         std::os::unix::fs::symlink("a.img", &link).unwrap();
         assert!(Target::prepare(&link, false).is_err());
         let target = Target::prepare(&link, true).unwrap();
-        fs::write(target.work(), b"new").unwrap();
+        target.create(&Options::default()).unwrap().close().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&target.work), 0o600, "before it is complete");
         assert_eq!(target.own_files().len(), 2);
         target.complete().unwrap();
-        assert_eq!(fs::read(&image).unwrap(), b"new");
+        assert_ne!(fs::read(&image).unwrap(), b"old");
         assert_eq!(fs::metadata(&image).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_device_is_wiped_only_after_a_volume_was_made_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("device"); // it is not one; its bytes are looked at
+        fs::write(&device, vec![7; 128 << 10]).unwrap();
+        drop(Target::device(&device, true).unwrap());
+        let target = Target::device(&device, true).unwrap();
+        // As one that is in use, it cannot be had.
+        target.create(&Options::default()).unwrap_err();
+        drop(target);
+        assert_eq!(fs::read(&device).unwrap(), vec![7; 128 << 10]);
+        fs::remove_file(&device).unwrap();
+        let target = Target::device(&device, true).unwrap();
+        drop(target.create(&Options::default()).unwrap());
+        let has_magic = || {
+            let mut magic = [0; 8];
+            let file = File::open(&device).unwrap();
+            file.read_exact_at(&mut magic, (64 << 10) + 64).unwrap();
+            magic == *b"_BHRfS_M"
+        };
+        assert!(has_magic());
+        drop(target);
+        assert!(!has_magic());
     }
 
     #[test]

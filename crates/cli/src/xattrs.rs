@@ -4,7 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lgetxattr, llistxattr, lsetxattr};
+use rustix::fs::{
+    XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, lgetxattr, llistxattr,
+    lremovexattr, lsetxattr,
+};
 use rustix::io::Errno;
 
 /// Longest list of names, and longest value, that Linux has.
@@ -47,6 +50,14 @@ impl Place<'_> {
         match self {
             Self::Open(fd) => fsetxattr(fd.as_fd(), attribute, value, flags),
             Self::In(dir, name) => lsetxattr(Self::path(dir, name), attribute, value, flags),
+        }
+    }
+
+    /// Removes an attribute.
+    pub(crate) fn remove(self, attribute: &[u8]) -> Result<(), Errno> {
+        match self {
+            Self::Open(fd) => fremovexattr(fd, attribute),
+            Self::In(dir, name) => lremovexattr(Self::path(dir, name), attribute),
         }
     }
 }

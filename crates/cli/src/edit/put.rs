@@ -99,7 +99,9 @@ impl Source {
         let mut buffer = vec![0; BUFFER];
         match self {
             Self::Host(file, stat)
-                if HostType::from_raw_mode(stat.st_mode) == HostType::RegularFile =>
+                // One without a size may have content all the same, as those in /proc.
+                if HostType::from_raw_mode(stat.st_mode) == HostType::RegularFile
+                    && stat.st_size > 0 =>
             {
                 let copied = copy(file.as_fd(), stat, &target, &mut buffer, |_| {});
                 let copied = copied.map_err(|error| match error {

@@ -43,17 +43,36 @@ pub(super) fn apply(
         Err(error) => return Err(error),
     }
     if metadata.kind != FileType::Symlink {
+        drop_inherited(place, xattrs);
         set_mode(place, skipped.permissions(metadata) | added)?;
     }
     for (name, value) in xattrs {
         match place.set(name, value) {
             Ok(()) => {}
-            Err(Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::INVAL) => skipped.xattrs += 1,
+            // The user may not, or the file system does not have them, or none of that name or size.
+            Err(
+                Errno::PERM
+                | Errno::ACCESS
+                | Errno::NOTSUP
+                | Errno::INVAL
+                | Errno::NOSPC
+                | Errno::TOOBIG
+                | Errno::RANGE,
+            ) => skipped.xattrs += 1,
             Err(error) => return Err(error),
         }
     }
     set_times(place, metadata)?;
     Ok(skipped)
+}
+
+/// Takes off what the entry has inherited from where it is unpacked, and does not have in the image: it might open it to others.
+fn drop_inherited(place: Place<'_>, xattrs: &[(Vec<u8>, Vec<u8>)]) {
+    for acl in [&b"system.posix_acl_access"[..], b"system.posix_acl_default"] {
+        if !xattrs.iter().any(|(name, _)| name == acl) {
+            let _ = place.remove(acl); // nearly always there is none
+        }
+    }
 }
 
 fn set_owner(place: Place<'_>, metadata: &Metadata) -> Result<(), Errno> {

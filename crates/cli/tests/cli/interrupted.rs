@@ -34,7 +34,7 @@ fn a_signal_leaves_no_half_image_and_the_old_one() {
         fs::write(place.path(&format!("src/{number}")), text(number, 4 << 20)).unwrap();
     }
     fs::write(place.path("a.img"), b"old").unwrap();
-    for how in [Signal::INT, Signal::TERM, Signal::HUP] {
+    for how in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::XFSZ] {
         let mut command = program();
         let args = ["pack", &place.arg("src"), &place.arg("a.img"), "--overwrite", "-c", "zstd:15"];
         command.args(args).args(["--threads", "1"]);
@@ -46,6 +46,23 @@ fn a_signal_leaves_no_half_image_and_the_old_one() {
         assert_eq!(place.names(), ["a.img", "src"], "{how:?}");
         assert_eq!(fs::read(place.path("a.img")).unwrap(), b"old");
     }
+}
+
+#[test]
+fn a_signal_that_is_to_be_ignored_ends_nothing() {
+    let place = Place::new();
+    fs::create_dir(place.path("src")).unwrap();
+    for number in 0..10 {
+        fs::write(place.path(&format!("src/{number}")), text(number, 1 << 20)).unwrap();
+    }
+    let mut command = Command::new("sh"); // as `nohup` would start it
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(program().get_program());
+    command.args(["pack", &place.arg("src"), &place.arg("a.img"), "-c", "zstd:15"]);
+    let mut child = quiet(command);
+    wait_for_temporary(&place, &["src"]);
+    signal(&child, Signal::HUP);
+    assert!(child.wait().unwrap().success());
+    cowback(&["check", &place.arg("a.img")]).ok();
 }
 
 #[test]

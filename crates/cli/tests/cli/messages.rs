@@ -175,3 +175,20 @@ fn what_comes_from_standard_input_has_the_attributes_of_what_it_replaces() {
     let said = "takes mode, owner and extended attributes of the file that it replaces";
     assert!(words.join(" ").contains(said), "{help}");
 }
+
+#[test]
+fn a_file_that_has_no_size_is_put_with_what_it_holds() {
+    let place = Place::new();
+    let image = place.arg("a.img");
+    cowback(&["mkfs", &image, "--size", "16M"]).ok();
+    cowback(&["put", &image, "/proc/version", "version"]).ok();
+    let version = fs::read_to_string("/proc/version").unwrap();
+    assert_eq!(cowback(&["cat", &image, "version"]).ok().text(), version);
+}
+
+#[test]
+fn a_message_that_cannot_be_written_is_no_reason_to_panic() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = program().args(["ls", "/no/such/image"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
