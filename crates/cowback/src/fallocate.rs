@@ -42,8 +42,8 @@ impl File {
     /// ```
     ///
     /// # Errors
-    /// A volume that takes no changes, no space, a block that cannot be read, the largest file size: the file reads as before then, and is as
-    /// long. Or the cache is full of what cannot be written to disk: then it was done.
+    /// A volume that takes no changes, no space (of a volume that grows: for more than 1 TiB at once), a block that cannot be read, the largest
+    /// file size: the file reads as before then, and is as long. Or the cache is full of what cannot be written to disk: then it was done.
     pub fn allocate(&self, range: Range<u64>) -> Result<()> {
         self.fallocate(range, |io, range| io.allocate(range, SizeMode::Grow))
     }

@@ -42,7 +42,7 @@ impl File {
     ///
     /// # Errors
     /// A volume that takes no changes, no space, old content around the write that cannot be read, the largest file size: part of `data` may have
-    /// been written then. Or the cache is full of what cannot be written to disk: then `data` is in the cache up to a part of 1 MiB.
+    /// been written then. Or the cache is full of what cannot be written to disk: then a first part of `data` is in the cache, or all of it.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset.saturating_add(data.len() as u64);
         if end > FILE_SIZE_MAX {

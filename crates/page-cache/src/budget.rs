@@ -9,7 +9,8 @@
 //! * **Unwritten content.** At the hard limit writers wait in one line. A part of the limit is set aside, though: a group that has
 //!   little unwritten content ([`Shared::reserve`]) goes on. So the budget may be exceeded by a half, and nobody is held up
 //!   by what others do until he runs ahead of the disk himself.
-//! * **What cannot be written** because its volume fails or has ended counts for that volume's own writers only.
+//! * **What cannot be written** because its volume fails or has ended lets that volume's own writers wait at the hard limits, and no others. It still
+//!   counts for when flushers start, and for the pauses on the way to those limits.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
