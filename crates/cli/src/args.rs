@@ -254,7 +254,7 @@ pub(crate) struct CatArgs {
 ///
 /// What was at PATH is replaced at once: the image has the old file or the new one, whole. If PATH is a directory, the file goes into it under its
 /// own name. Mode, owner, times and extended attributes are those of FILE. What comes from standard input takes mode, owner and extended
-/// attributes of the file that it replaces, or else has mode 644 and belongs to the user; its times are those of the moment, or
+/// attributes (but for capabilities) of the file that it replaces, or else has mode 644 and belongs to the user; its times are those of the moment, or
 /// SOURCE_DATE_EPOCH if that is set.
 #[derive(Debug, Args)]
 pub(crate) struct PutArgs {

@@ -197,7 +197,9 @@ fn inherit(volume: &Volume, path: &Path, old: Option<&OldFile>) -> cowback::Resu
         ..SetAttributes::default()
     };
     volume.set_attributes(path, &set)?;
-    for (name, value) in old.iter().flat_map(|old| &old.xattrs) {
+    // Rights that a program was given are not for whatever takes its place: Linux drops them when a file is written to, too.
+    let kept = |name: &[u8]| name != b"security.capability";
+    for (name, value) in old.iter().flat_map(|old| &old.xattrs).filter(|(name, _)| kept(name)) {
         volume.set_xattr(path, name, value)?;
     }
     Ok(())

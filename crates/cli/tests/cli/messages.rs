@@ -157,6 +157,7 @@ fn what_comes_from_standard_input_has_the_attributes_of_what_it_replaces() {
     };
     volume.set_attributes("file", &set).unwrap();
     volume.set_xattr("file", b"user.kept", b"value").unwrap();
+    volume.set_xattr("file", b"security.capability", b"rights").unwrap();
     volume.symlink("nowhere", "link").unwrap();
     volume.close().unwrap();
 
@@ -172,7 +173,7 @@ fn what_comes_from_standard_input_has_the_attributes_of_what_it_replaces() {
     assert_eq!(volume.metadata("link").unwrap().permissions, 0o644);
     let help = cowback(&["put", "--help"]).ok().text();
     let words: Vec<&str> = help.split_whitespace().collect();
-    let said = "takes mode, owner and extended attributes of the file that it replaces";
+    let said = "takes mode, owner and extended attributes (but for capabilities) of the file";
     assert!(words.join(" ").contains(said), "{help}");
 }
 
