@@ -8,6 +8,7 @@
 //!
 //! There is no log tree: a sync of a file is a commit, shared by all who ask while one is running.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use cowback_base::sync::Mutex;
@@ -17,9 +18,11 @@ use cowback_block_store::namespace::NamespaceError;
 use cowback_extent_io::{StoreError, StoreResult};
 use cowback_page_cache::Group;
 
+use crate::attrs::Newer;
 use crate::error::{Error, Result};
 use crate::flusher::FrozenRuns;
 use crate::inner::Inner;
+use crate::node::Node;
 use crate::trace;
 
 /// Lets many who want a commit share one.
@@ -143,16 +146,15 @@ impl Inner {
             node.io.backoff().weigh();
         }
         let mut result = Ok(());
-        for (node, meta, size) in cut {
-            match self.put_meta(&node, meta, size) {
+        for (node, newer, size) in cut {
+            match self.put_meta(&node, newer, size) {
+                Ok(()) => node.attrs.settle(),
                 // Thrown away in the meantime, with all that it held.
                 Err(NamespaceError::NoInode { .. }) if node.is_unlinked() => {}
                 Err(error) => {
-                    node.meta.lock().restore(meta);
                     self.dirty.add(&node);
                     result = Err(Error::at(std::path::Path::new(""))(error));
                 }
-                Ok(()) => {}
             }
         }
         result?;
@@ -170,15 +172,14 @@ impl Inner {
     }
 
     /// The sizes and times that are newer in memory, as of now. Writers are out.
-    fn take_meta(&self) -> Vec<(std::sync::Arc<crate::node::Node>, crate::node::NodeMeta, u64)> {
+    fn take_meta(&self) -> Vec<(Arc<Node>, Newer, u64)> {
         let nodes = std::mem::take(&mut *self.meta_dirty.lock());
         nodes
             .into_values()
             .filter_map(|node| {
-                let meta = std::mem::take(&mut *node.meta.lock());
+                let newer = node.attrs.cut();
                 let size = node.io.size();
-                // Clean by now: a later node of the same file may have written a newer size.
-                (!meta.is_clean()).then_some((node, meta, size))
+                (!newer.is_none()).then_some((node, newer, size))
             })
             .collect()
     }

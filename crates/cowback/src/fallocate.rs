@@ -12,6 +12,7 @@ use cowback_extent_io::{DataFlags, InodeIo, StoreResult};
 
 use crate::error::{Error, Result};
 use crate::file::File;
+use crate::gates::Gates;
 
 impl File {
     /// Gives all blocks (4 KiB) that hold a byte of `range` space on disk. What is there stays, holes read as zeros as before, and the file grows
@@ -99,10 +100,7 @@ impl File {
     /// # Errors
     /// [`Error::Option`] if the file is not empty; a volume that takes no changes, no space, its inode cannot be read.
     pub fn set_nocow(&self, nocow: bool) -> Result<()> {
-        self.inner.check_writable()?;
-        let once = || {
-            let _names = self.inner.namespace_gate.read();
-            let _writing = self.inner.data_gate.read();
+        let set = || {
             let flags = |old| DataFlags { nodatacow: nocow, nodatasum: nocow, ..old };
             self.node.io.change_data_flags(flags, || {
                 const NOCOW: u64 = inode_flags::NODATACOW | inode_flags::NODATASUM;
@@ -113,14 +111,8 @@ impl File {
                 self.inner.store.set_attr(ino, &change).map(drop)
             })
         };
-        let done = match once().map_err(Error::at(Path::new(""))) {
-            Err(error) if error.is_no_space() => {
-                self.inner.make_space()?;
-                once().map_err(Error::at(Path::new("")))
-            }
-            result => result,
-        };
-        if done? {
+        let set = || set().map_err(Error::at(Path::new("")));
+        if self.inner.change(Gates::NamesAndData, set)? {
             return Ok(());
         }
         let why = format!("the file must be empty, and has {} bytes", self.len());

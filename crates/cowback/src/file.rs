@@ -1,5 +1,6 @@
 //! An open file.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cowback_base::sync::atomic::Ordering;
@@ -11,6 +12,7 @@ use cowback_page_cache::CachePolicy;
 
 use crate::budget::Group;
 use crate::error::{Error, Result};
+use crate::gates::Gates;
 use crate::inner::Inner;
 use crate::node::{HandleState, Node};
 
@@ -50,15 +52,7 @@ impl File {
         }
         let mut at = offset;
         for part in data.chunks(WRITE_STEP) {
-            self.inner.check_writable()?;
-            match self.write_part(at, part) {
-                // What is dirty may hold promised space that it will not need once compressed.
-                Err(StoreError::NoSpace { .. }) => {
-                    self.inner.make_space()?;
-                    self.write_part(at, part)?;
-                }
-                result => result?,
-            }
+            self.inner.change(Gates::Data, || Ok(self.write_part(at, part)?))?;
             self.balance(part.len() as u64)?;
             at += part.len() as u64;
         }
@@ -66,17 +60,16 @@ impl File {
     }
 
     fn write_part(&self, at: u64, part: &[u8]) -> std::result::Result<(), StoreError> {
-        let _writing = self.inner.data_gate.read();
         let before = self.node.io.size();
         let result = self.node.io.write(at, part);
-        let now = self.inner.now();
-        {
-            let mut meta = self.node.meta.lock();
-            meta.size |= self.node.io.size() != before;
-            meta.modified = Some(now);
-        }
-        self.inner.dirty.add(&self.node);
+        self.changed(before);
         result
+    }
+
+    /// The file was written to, or another change was tried, before which it was so long. A gate of the commit's cut is held.
+    fn changed(&self, size_before: u64) {
+        self.node.attrs.touch(self.node.io.size() != size_before, self.inner.now());
+        self.inner.dirty.add(&self.node);
     }
 
     /// Reads into `target` from byte `offset` on. Returns how many bytes were read: fewer than asked for only at the end of the file.
@@ -186,34 +179,17 @@ impl File {
         self.change_extents(|io| io.punch(ByteRange::new(range.start, range.end)))
     }
 
-    /// Runs a change of the file's size or extents. If there is no space, space is made once, and it is tried again.
+    /// Runs a change of the file's size or extents.
     pub(crate) fn change_extents(
         &self,
         change: impl Fn(&Arc<InodeIo>) -> std::result::Result<(), StoreError>,
     ) -> Result<()> {
-        self.inner.check_writable()?;
-        let once = || {
-            // Names too: this changes trees, which a commit may be capturing.
-            let _names = self.inner.namespace_gate.read();
-            let _writing = self.inner.data_gate.read();
+        self.inner.change(Gates::NamesAndData, || {
             let size = self.node.io.size();
             let result = change(&self.node.io);
-            let now = self.inner.now();
-            {
-                let mut meta = self.node.meta.lock();
-                meta.size |= self.node.io.size() != size;
-                meta.modified = Some(now);
-            }
-            self.inner.dirty.add(&self.node);
-            result
-        };
-        match once() {
-            Err(StoreError::NoSpace { .. }) => {
-                self.inner.make_space()?;
-                once()?;
-            }
-            result => result?,
-        }
+            self.changed(size);
+            Ok(result?)
+        })?;
         self.balance(0)
     }
 
@@ -321,20 +297,12 @@ impl File {
     /// Sets attributes of the file.
     ///
     /// # Errors
-    /// No space; its inode cannot be read.
+    /// A volume that takes no changes, no space; its inode cannot be read.
     pub fn set_attributes(&self, set: &crate::SetAttributes) -> Result<()> {
-        self.inner.check_writable()?;
-        let once = || {
-            let _names = self.inner.namespace_gate.read();
-            self.inner.set_attributes(self.node.io.ino(), Some(&self.node), set)
-        };
-        match once().map_err(Error::at(std::path::Path::new(""))) {
-            Err(error) if error.is_no_space() => {
-                self.inner.make_space()?;
-                once().map_err(Error::at(std::path::Path::new("")))
-            }
-            result => result,
-        }
+        self.inner.change(Gates::Names, || {
+            let set = self.inner.set_attributes(self.node.io.ino(), Some(&self.node), set);
+            set.map_err(Error::at(Path::new("")))
+        })
     }
 
     /// What is known about the file.
@@ -342,7 +310,7 @@ impl File {
     /// # Errors
     /// Its inode cannot be read.
     pub fn metadata(&self) -> Result<crate::Metadata> {
-        self.inner.metadata_of(self.node.io.ino()).map_err(Error::at(std::path::Path::new("")))
+        self.inner.metadata_of(self.node.io.ino()).map_err(Error::at(Path::new("")))
     }
 
     /// Bytes of the file that wait for writeback.

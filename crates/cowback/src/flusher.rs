@@ -232,7 +232,7 @@ impl Inner {
         let sent = writepages(&node.io, control, sink);
         let mut meta_dirty = self.meta_dirty.lock();
         // Looked at under that lock: a node that is thrown away loses its attributes first, and its place here then.
-        if !node.meta.lock().is_clean() {
+        if !node.attrs.is_clean() {
             meta_dirty.insert(node.io.ino(), Arc::clone(node));
         }
         sent

@@ -15,13 +15,14 @@ use cowback_block_store::{Clock, Store};
 use cowback_extent_io::{ErrorLog, ExtentStore, InodeIo, StoreError};
 use cowback_page_cache::PageCache;
 
+use crate::attrs::Newer;
 use crate::background::Background;
 use crate::commit::CommitGroup;
 use crate::commit_times::CommitTimes;
 use crate::error::{Error, Result};
 use crate::flusher::{DirtyList, MetaDirty};
 use crate::metadata::SetAttributes;
-use crate::node::{Closed, Node, NodeMeta, NodeTable};
+use crate::node::{Closed, Node, NodeTable};
 use crate::path::DirCache;
 
 #[derive(Debug)]
@@ -65,11 +66,6 @@ impl Inner {
             None => Ok(()),
             Some(reason) => Err(Error::Store(StoreError::ReadOnly { reason })),
         }
-    }
-
-    /// Writes everything back and commits, so that promised space that was not needed, and space that was freed, can be had.
-    pub(crate) fn make_space(&self) -> Result<()> {
-        self.commit().map(drop)
     }
 
     /// Throws away what was unlinked and still open when the volume went down.
@@ -120,7 +116,7 @@ impl Inner {
     /// Drops the content of a file that has neither name nor handle, in memory and on disk.
     pub(crate) fn throw_away(&self, node: &Arc<Node>) {
         node.io.discard();
-        *node.meta.lock() = crate::node::NodeMeta::default();
+        node.attrs.forget();
         self.meta_dirty.lock().remove(&node.io.ino());
         self.dirty.remove(node);
         self.evict(node.io.ino());
@@ -133,21 +129,21 @@ impl Inner {
         node: Option<&Arc<Node>>,
         set: &SetAttributes,
     ) -> std::result::Result<(), NamespaceError> {
-        let put = |meta: NodeMeta, size: u64| {
+        let put = |newer: Newer, size: u64| {
             let change = AttrChange {
                 mode: set.permissions,
                 uid: set.uid,
                 gid: set.gid,
                 atime: set.accessed,
-                mtime: set.modified.or(meta.modified),
-                size: meta.size.then_some(size),
+                mtime: set.modified.or(newer.modified),
+                size: newer.size.then_some(size),
                 ..AttrChange::default()
             };
             self.store.set_attr(ino, &change).map(drop)
         };
         match node {
-            None => put(NodeMeta::default(), 0),
-            Some(node) => node.put_newer(put).inspect_err(|_| self.dirty.add(node)),
+            None => put(Newer::default(), 0),
+            Some(node) => self.put_newer(node, put),
         }
     }
 
@@ -158,23 +154,42 @@ impl Inner {
     ) -> std::result::Result<(), NamespaceError> {
         // Before anything is taken: what a commit does not find in the node is in the tree.
         let _names = self.namespace_gate.read();
-        let put = |meta: NodeMeta, size| {
-            if meta.is_clean() { Ok(()) } else { self.put_meta(node, meta, size) }
+        let put = |newer: Newer, size| {
+            if newer.is_none() { Ok(()) } else { self.put_meta(node, newer, size) }
         };
-        node.put_newer(put).inspect_err(|_| self.dirty.add(node))
+        self.put_newer(node, put)
+    }
+
+    /// Has `put` put what is newer in memory of a node, and the size that it has now, into its inode item. The namespace gate is held.
+    fn put_newer(
+        &self,
+        node: &Arc<Node>,
+        put: impl FnOnce(Newer, u64) -> std::result::Result<(), NamespaceError>,
+    ) -> std::result::Result<(), NamespaceError> {
+        let result = node.attrs.put(|newer| put(newer, node.io.size()));
+        if result.is_err() {
+            self.dirty.add(node);
+            return result;
+        }
+        // The next commit has nothing to put. It would keep the node in memory until then.
+        let mut meta_dirty = self.meta_dirty.lock();
+        if node.attrs.is_clean() {
+            meta_dirty.remove(&node.io.ino());
+        }
+        Ok(())
     }
 
     /// Puts what was taken from the node, and its size then, into its inode item.
     pub(crate) fn put_meta(
         &self,
         node: &Node,
-        meta: NodeMeta,
+        newer: Newer,
         size: u64,
     ) -> std::result::Result<(), NamespaceError> {
         let change = AttrChange {
             size: Some(size),
-            mtime: meta.modified,
-            ctime: meta.modified,
+            mtime: newer.modified,
+            ctime: newer.modified,
             ..AttrChange::default()
         };
         self.store.set_attr_at_commit(node.io.ino(), &change).map(drop)

@@ -29,6 +29,7 @@
 //! # }
 //! ```
 
+mod attrs;
 mod background;
 pub mod budget;
 pub mod check;
@@ -38,6 +39,7 @@ pub mod error;
 mod fallocate;
 mod file;
 mod flusher;
+mod gates;
 mod inner;
 mod metadata;
 mod names;

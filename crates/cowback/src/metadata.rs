@@ -110,14 +110,17 @@ pub struct SetAttributes {
 impl Inner {
     /// The attributes of an inode, with what of them is newer in memory.
     pub(crate) fn metadata_of(&self, ino: Ino) -> Result<Metadata, NamespaceError> {
+        let node = self.nodes.get(ino);
+        // Before the tree is looked at, into which it goes.
+        let modified = node.as_ref().and_then(|node| node.attrs.modified());
         let mut metadata = Metadata::of(ino, &self.store.inode(ino)?);
-        if let Some(node) = self.nodes.get(ino) {
+        if let Some(node) = node {
             metadata.size = node.io.size();
             metadata.allocated += node.io.delalloc_bytes().1;
-            if let Some(modified) = node.meta.lock().modified {
-                metadata.modified = modified;
-                metadata.changed = metadata.changed.max(modified);
-            }
+        }
+        if let Some(modified) = modified {
+            metadata.modified = modified;
+            metadata.changed = metadata.changed.max(modified);
         }
         Ok(metadata)
     }

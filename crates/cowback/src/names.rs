@@ -11,6 +11,7 @@ use cowback_block_store::namespace::{
 
 use crate::error::{Error, Result};
 use crate::file::File;
+use crate::gates::Gates;
 use crate::inner::Inner;
 use crate::metadata::{Metadata, NewEntry, SetAttributes};
 use crate::volume::Volume;
@@ -292,7 +293,7 @@ impl Volume {
         self.on_inode(path.as_ref(), |inner, ino| inner.store.remove_xattr(ino, name))
     }
 
-    /// Runs a change of the entry that `path` names. If there is no space, space is made once, and it is tried again.
+    /// Runs a change of the entry that `path` names.
     fn change<T>(
         &self,
         path: &Path,
@@ -300,7 +301,8 @@ impl Volume {
     ) -> Result<T> {
         self.inner.check_writable()?;
         let (dir, name) = self.inner.entry(path)?;
-        self.with_space(|inner| op(inner, dir, name).map_err(Error::at(path)))
+        let inner = &*self.inner;
+        inner.change(Gates::Names, || op(inner, dir, name).map_err(Error::at(path)))
     }
 
     /// As [`Volume::change`], for a change of the inode that `path` names.
@@ -309,22 +311,9 @@ impl Volume {
         path: &Path,
         op: impl Fn(&Inner, Ino) -> std::result::Result<T, NamespaceError>,
     ) -> Result<T> {
-        self.inner.check_writable()?;
-        self.with_space(|inner| inner.at_path(path, |ino| op(inner, ino).map_err(Error::at(path))))
-    }
-
-    fn with_space<T>(&self, op: impl Fn(&Inner) -> Result<T>) -> Result<T> {
-        let once = || {
-            let _names = self.inner.namespace_gate.read();
-            op(&self.inner)
-        };
-        match once() {
-            Err(error) if error.is_no_space() => {
-                self.inner.make_space()?;
-                once()
-            }
-            result => result,
-        }
+        let inner = &*self.inner;
+        let once = || inner.at_path(path, |ino| op(inner, ino).map_err(Error::at(path)));
+        inner.change(Gates::Names, once)
     }
 }
 

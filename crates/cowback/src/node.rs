@@ -3,8 +3,7 @@
 //! A node's pages live as long as the node. A node whose last handle is closed stays for a while, so that its pages are there when it is
 //! opened again; it goes, oldest first, once it is clean and too many wait.
 //!
-//! Lock order: the table's mutex is taken alone, or around `NodeMeta`; no IO happens under it but the lookup of an inode. `putting` comes before
-//! `NodeMeta` and the store's locks.
+//! Lock order: the table's mutex is taken alone, or around a node's attributes; no IO happens under it but the lookup of an inode.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,10 +11,10 @@ use std::sync::Arc;
 use cowback_base::Ino;
 use cowback_base::sync::Mutex;
 use cowback_base::sync::atomic::{AtomicU64, Ordering};
-use cowback_block_store::namespace::Timespec;
 use cowback_block_store::namespace::inode::inode_flags;
 use cowback_extent_io::{CompressionPolicy, DataFlags, FilePolicy, InodeIo, Readahead};
 
+use crate::attrs::NodeAttrs;
 use crate::pace::Pace;
 
 /// Closed nodes that are kept for their pages.
@@ -36,37 +35,12 @@ fn data_flags(flags: u64) -> DataFlags {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) io: Arc<InodeIo>,
-    pub(crate) meta: Mutex<NodeMeta>,
-    /// Held while what is newer in memory is put into the inode item, from before `meta` is taken: of two who do so at once, neither puts a
-    /// size over the newer one of the other.
-    putting: Mutex<()>,
+    pub(crate) attrs: NodeAttrs,
     /// Its place on the list of dirty nodes; 0 if it is not on it. Changed under the list's lock.
     pub(crate) listed: AtomicU64,
     /// Marked as not to be compressed (`chattr +m`).
     uncompressed: bool,
     handles: Mutex<Handles>,
-}
-
-/// What of the inode item is newer in memory than in the tree.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct NodeMeta {
-    /// The file's size changed.
-    pub(crate) size: bool,
-    /// When it was last written to.
-    pub(crate) modified: Option<Timespec>,
-}
-
-impl NodeMeta {
-    /// Whether the inode item is as new.
-    pub(crate) fn is_clean(&self) -> bool {
-        !self.size && self.modified.is_none()
-    }
-
-    /// Puts back what was taken and could not be written; what is newer stays.
-    pub(crate) fn restore(&mut self, taken: Self) {
-        self.size |= taken.size;
-        self.modified = self.modified.or(taken.modified);
-    }
 }
 
 #[derive(Debug, Default)]
@@ -83,8 +57,7 @@ impl Node {
         let node = Self {
             io,
             uncompressed: flags & inode_flags::NOCOMPRESS != 0,
-            meta: Mutex::default(),
-            putting: Mutex::default(),
+            attrs: NodeAttrs::default(),
             listed: AtomicU64::new(0),
             handles: Mutex::default(),
         };
@@ -103,22 +76,11 @@ impl Node {
         self.handles.lock().unlinked
     }
 
-    /// Takes what is newer in memory than in the tree, for `put` to put it there with the size that the file has now. If that fails it goes
-    /// back. The namespace gate is held; a commit, which holds it alone, needs no more than that.
-    pub(crate) fn put_newer<E>(
-        &self,
-        put: impl FnOnce(NodeMeta, u64) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let _one_at_a_time = self.putting.lock();
-        let taken = std::mem::take(&mut *self.meta.lock());
-        put(taken, self.io.size()).inspect_err(|_| self.meta.lock().restore(taken))
-    }
-
-    /// Whether nobody knows it but the table, and nothing of it is to be written. A commit may have taken what is newer, and not put it yet.
+    /// Whether nobody knows it but the table, and nothing of it is to be written.
     fn may_go(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) == 1
             && self.io.is_clean()
-            && self.meta.lock().is_clean()
+            && self.attrs.is_clean()
             && self.listed.load(Ordering::Acquire) == 0
     }
 }

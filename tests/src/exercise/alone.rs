@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cowback::device::MemoryDevice;
-use cowback::{CachePolicy, Error, File, Options, Timespec, Volume};
+use cowback::{CachePolicy, Error, File, FilePolicy, Options, Timespec, Volume};
 use cowback_testkit::model::shrink;
 use cowback_testkit::random::{Rng, to_usize};
 
 use super::content::{Content, check_bytes};
-use super::op::{Bytes, Op, Shape, cache_policy, compression, extent_size, policy};
+use super::op::{Bytes, Op, Shape, cache_policy, compression, extent_size, group, policy};
 use super::watch::Watched;
 
 /// Most handles of one file.
@@ -29,6 +29,8 @@ pub struct Setup {
     pub options: Options,
     /// Bytes of the device.
     pub device: u64,
+    /// So many files, the first ones, are overwritten in place.
+    pub nocow: usize,
 }
 
 /// Every few setups the device is so small that it fills up.
@@ -71,7 +73,8 @@ impl Setup {
             commit_interval: None,
             ..Options::default()
         };
-        Self { seed, shape, options, device }
+        let nocow = *rng.pick(&[0, 0, 1, 2]);
+        Self { seed, shape, options, device, nocow }
     }
 
     /// The first `count` operations of a seed.
@@ -113,6 +116,8 @@ struct Runner<'a> {
     model: Vec<Arc<Content>>,
     /// What the last commit holds; `None` if a full volume left it open which state that is.
     committed: Option<Vec<Arc<Content>>>,
+    /// What each file that is overwritten in place was like after each change since then.
+    since: Vec<Vec<Arc<Content>>>,
     /// Commits of this volume that are accounted for in `committed`.
     commits: u64,
     done: Done,
@@ -162,6 +167,17 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
+/// Nothing is wrong with what is on the device.
+///
+/// # Errors
+/// What is.
+pub fn check(device: &MemoryDevice) -> Result<(), String> {
+    let mut problems = Vec::new();
+    let checked = Volume::check_on(device, &mut |problem| problems.push(problem.to_string()));
+    checked.map_err(|error| format!("it cannot be checked: {error}"))?;
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+}
+
 fn told(error: Error) -> String {
     error.to_string()
 }
@@ -178,8 +194,14 @@ impl<'a> Runner<'a> {
         let device = Arc::new(MemoryDevice::new(setup.device));
         let volume = Volume::create_on(Arc::clone(&device) as _, &setup.options).map_err(told)?;
         let count = usize::from(setup.shape.files);
-        let files: Result<_, _> =
-            (0..count).map(|file| volume.create_file(name(file)).map(|file| vec![file])).collect();
+        let create = |file| {
+            let handle = volume.create_file(name(file))?;
+            if file < setup.nocow {
+                handle.set_nocow(true)?;
+            }
+            Ok(vec![handle])
+        };
+        let files: Result<_, _> = (0..count).map(create).collect();
         volume.commit().map_err(told)?;
         let empty = Arc::new(Content::default());
         let model = vec![empty; count];
@@ -192,6 +214,7 @@ impl<'a> Runner<'a> {
             files: files.map_err(told)?,
             committed: Some(model.clone()),
             model,
+            since: vec![vec![]; setup.nocow.min(count)],
             commits: 0,
             done: Done::default(),
         };
@@ -244,11 +267,15 @@ impl<'a> Runner<'a> {
                 self.model[file(f)].check_ranges(&ranges)
             }
             Op::SetPolicy { file: f, codec, extent } => {
-                self.file(file(f)).set_policy(policy(codec, extent)).map_err(told)
+                self.set_policy(file(f), policy(codec, extent))
             }
             Op::SetCachePolicy { file: f, policy } => {
                 self.file(file(f)).set_cache_policy(cache_policy(policy));
                 Ok(())
+            }
+            Op::SetGroup { file: f, mib } => {
+                let group = group(&self.volume().budget(), mib);
+                self.file(file(f)).set_group(&group).map_err(told)
             }
             Op::DropClean { file: f } => {
                 let handle = self.file(file(f));
@@ -269,16 +296,26 @@ impl<'a> Runner<'a> {
                 self.file(file(f)).start_writeback();
                 Ok(())
             }
-            Op::Sync { file: f } => {
-                let result = self.file(file(f)).sync_data();
-                self.synced(result)
-            }
+            Op::Sync { file: f } => self.sync(file(f)),
             Op::Commit => {
                 let result = self.volume().commit().map(drop);
                 self.synced(result)
             }
             Op::Reopen { cache } => self.reopen(cache),
             Op::Crash => self.crash(),
+        }
+    }
+
+    /// What has no checksums is not to be compressed.
+    fn set_policy(&self, file: usize, policy: FilePolicy) -> Result<(), String> {
+        let handle = self.file(file);
+        match handle.set_policy(policy) {
+            Err(Error::Option { option: "compression", .. })
+                if handle.is_nocow() && policy.compression.spec().is_some() =>
+            {
+                Ok(())
+            }
+            result => result.map_err(told),
         }
     }
 
@@ -341,9 +378,13 @@ impl<'a> Runner<'a> {
         result: Result<(), Error>,
     ) -> Result<(), String> {
         let may_fill_up = self.options.size.is_some();
+        let after = Arc::new(after);
+        if let Some(since) = self.since.get_mut(file) {
+            since.push(Arc::clone(&after));
+        }
         match result {
             Ok(()) => {
-                self.model[file] = Arc::new(after);
+                self.model[file] = after;
                 // A volume without space makes some, by a commit in the middle of the operation.
                 if may_fill_up && self.commits_now() != self.commits { self.pin() } else { Ok(()) }
             }
@@ -379,12 +420,30 @@ impl<'a> Runner<'a> {
 
     fn synced(&mut self, result: Result<(), Error>) -> Result<(), String> {
         match result {
-            Ok(()) => self.committed = Some(self.model.clone()),
+            Ok(()) => self.is_committed(),
             Err(error) if self.options.size.is_some() && error.is_no_space() => self.done.full += 1,
             Err(error) => return Err(told(error)),
         }
         self.commits = self.commits_now();
         Ok(())
+    }
+
+    /// A sync is a commit, but of a file that was only overwritten in place since the last one: then it says nothing of other files.
+    fn sync(&mut self, file: usize) -> Result<(), String> {
+        let result = self.file(file).sync_data();
+        if result.is_err() || file >= self.since.len() || self.commits_now() != self.commits {
+            return self.synced(result);
+        }
+        if let Some(committed) = &mut self.committed {
+            committed[file] = Arc::clone(&self.model[file]);
+        }
+        self.since[file].clear();
+        Ok(())
+    }
+
+    fn is_committed(&mut self) {
+        self.committed = Some(self.model.clone());
+        self.since.iter_mut().for_each(Vec::clear);
     }
 
     fn drop_handle(&mut self, file: usize) -> Result<(), String> {
@@ -410,7 +469,7 @@ impl<'a> Runner<'a> {
         let closed = self.volume.take().map_or(Ok(()), Volume::close);
         drop(late);
         match closed {
-            Ok(()) => self.committed = Some(self.model.clone()),
+            Ok(()) => self.is_committed(),
             Err(error) if self.options.size.is_some() && error.is_no_space() => self.done.full += 1,
             Err(error) => return Err(told(error)),
         }
@@ -427,6 +486,7 @@ impl<'a> Runner<'a> {
 
     /// Opens what was closed or dropped: it must be the last commit.
     fn open(&mut self, when: &str) -> Result<(), String> {
+        check(&self.device).map_err(|why| format!("{when}: {why}"))?;
         let volume = Volume::open_on(Arc::clone(&self.device) as _, &self.options);
         let volume = volume.map_err(|error| format!("{when}: {error}"))?;
         for file in 0..self.model.len() {
@@ -436,17 +496,16 @@ impl<'a> Runner<'a> {
         self.commits = self.commits_now();
         for file in 0..self.model.len() {
             let found = self.content_of(file)?;
-            match &self.committed {
+            self.model[file] = match &self.committed {
                 Some(committed) => {
-                    committed[file]
-                        .check(&found)
-                        .map_err(|why| format!("{when}, file {file}: {why}"))?;
-                    self.model[file] = Arc::clone(&committed[file]);
+                    let since = self.since.get(file).map_or(&[][..], Vec::as_slice);
+                    let left = Content::left_by_crash(&committed[file], since, found);
+                    left.map_err(|why| format!("{when}, file {file}: {why}"))?
                 }
-                None => self.model[file] = Arc::new(Content::of_bytes(found)),
+                None => Arc::new(Content::of_bytes(found)),
             }
         }
-        self.committed = Some(self.model.clone());
+        self.is_committed();
         Ok(())
     }
 
@@ -458,6 +517,7 @@ impl<'a> Runner<'a> {
         self.files.clear();
         let closed = self.volume.take().map_or(Ok(()), Volume::close);
         closed.map_err(told)?; // there is nothing to be committed: it needs no space
+        check(&self.device)?;
         Ok((self.device, self.done))
     }
 }

@@ -1,6 +1,7 @@
 //! What a file should be: its bytes, and for each block whether it is data or a hole.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 const BLOCK: usize = 4096;
 
@@ -201,6 +202,34 @@ impl Content {
         Ok(Self { bytes: found, blocks })
     }
 
+    /// What a crash leaves of a file that a commit left as `committed` and that was like each of `since` after it: the commit. If there are any
+    /// of these, it is overwritten in place, and each block may be as it was after any change; its size is still the commit's.
+    ///
+    /// # Errors
+    /// Why it is not `found`.
+    pub fn left_by_crash(
+        committed: &Arc<Self>,
+        since: &[Arc<Self>],
+        found: Vec<u8>,
+    ) -> Result<Arc<Self>, String> {
+        let differs = committed.check(&found);
+        if differs.is_ok() || since.is_empty() || found.len() != committed.len() {
+            return differs.map(|()| Arc::clone(committed));
+        }
+        for (number, block) in found.chunks(BLOCK).enumerate() {
+            let at = number * BLOCK;
+            let was = |content: &Self| {
+                let there = content.slice(at..at + block.len());
+                let (same, beyond) = block.split_at(there.len());
+                same == there && beyond.iter().all(|byte| *byte == 0)
+            };
+            if !was(committed) && !since.iter().any(|content| was(content)) {
+                return Err(format!("block {number} was never like that: {differs:?}"));
+            }
+        }
+        Ok(Arc::new(Self { bytes: found, blocks: committed.blocks.clone() }))
+    }
+
     /// A file of which only the bytes are known.
     #[must_use]
     pub fn of_bytes(bytes: Vec<u8>) -> Self {
@@ -268,6 +297,26 @@ mod tests {
         assert!(content.check_seek(30_000, true, None).is_ok());
         assert!(content.check_seek(50_000, false, None).is_ok());
         assert!(content.check_seek(30_000, false, Some(30_000)).is_ok());
+    }
+
+    #[test]
+    fn a_crash_leaves_the_commit_or_what_was_overwritten_in_place_since() {
+        let committed = Arc::new(sample());
+        let mut later = sample();
+        later.write(0, &[7; 8192]);
+        later.write(39_000, &[8; 5000]);
+        let since = [Arc::new(later)];
+        let mut found = committed.bytes().to_vec();
+        found[4096..8192].fill(7);
+        found[39_000..].fill(8);
+        let left = |since, found: &[u8]| Content::left_by_crash(&committed, since, found.to_vec());
+        assert!(left(&since, committed.bytes()).is_ok());
+        assert!(left(&since, &found).is_ok_and(|left| left.bytes() == found));
+        assert!(left(&[], &found).is_err(), "it is not overwritten in place");
+        found[0..10].fill(7);
+        assert!(left(&since, &found).is_err(), "half a block");
+        found.truncate(30_000);
+        assert!(left(&since, &found).is_err(), "another size");
     }
 
     #[test]

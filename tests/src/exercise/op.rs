@@ -1,5 +1,6 @@
 //! The operations of the exerciser. They are plain values, and every list of them can be run: so a list that fails can be made shorter.
 
+use cowback::budget::{Budget, Group, Limits};
 use cowback::options::{CompressionPolicy, ExtentSize};
 use cowback::{CachePolicy, FilePolicy};
 use cowback_testkit::random::{Rng, to_usize};
@@ -32,6 +33,8 @@ pub enum Op {
     SetPolicy { file: u8, codec: u8, extent: u8 },
     /// Sets what becomes of its pages.
     SetCachePolicy { file: u8, policy: u8 },
+    /// Gives the file to a group that was not there before, with limits of so many MiB, or to the root group. Who had it before may be gone.
+    SetGroup { file: u8, mib: u8 },
     /// Drops the file's clean pages.
     DropClean { file: u8 },
     /// One handle more.
@@ -186,7 +189,8 @@ impl Shape {
             885..900 => Op::SeekHole { file, at: self.offset(rng) },
             900..905 => Op::DataRanges { file },
             905..920 => Op::SetPolicy { file, codec: byte(rng), extent: byte(rng) },
-            920..930 => Op::SetCachePolicy { file, policy: byte(rng) },
+            920..926 => Op::SetCachePolicy { file, policy: byte(rng) },
+            926..930 => Op::SetGroup { file, mib: byte(rng) },
             930..940 => Op::DropClean { file },
             940..960 => Op::Clone { file },
             960..980 => Op::Drop { file },
@@ -234,5 +238,14 @@ pub fn cache_policy(number: u8) -> CachePolicy {
         0 => CachePolicy::Uncached,
         1 => CachePolicy::DropAfterWriteback,
         _ => CachePolicy::Normal,
+    }
+}
+
+/// A group, by number: a new one with little memory or with more, or the root group.
+#[must_use]
+pub fn group(budget: &Budget, number: u8) -> Group {
+    match u64::from(number % 4) {
+        0 => budget.root(),
+        mib => budget.group("exerciser", Limits::for_budget(mib << 20)),
     }
 }

@@ -5,17 +5,18 @@
 //! its last sync (law D2); and all threads must find what they had at one and the same moment (law D1): see [`super::cut`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
+use cowback::budget::{Budget, Limits};
 use cowback::device::MemoryDevice;
 use cowback::{CachePolicy, Error, File, Options, Volume};
 use cowback_testkit::random::{Rng, to_usize};
 
-use super::alone::{Done, panic_text};
+use super::alone::{self, Done, panic_text};
 use super::content::{Content, check_bytes};
 use super::cut::{Clock, Moments, common_cut};
-use super::op::{Bytes, Fill, Op, Shape, cache_policy, compression, extent_size, policy};
+use super::op::{Bytes, Fill, Op, Shape, cache_policy, compression, extent_size, group, policy};
 use super::watch::Watched;
 
 /// Threads that work at once, at most.
@@ -116,6 +117,8 @@ struct Worker<'a> {
     watched: Arc<Watched>,
     /// Its own file, then the shared ones.
     handles: Vec<File>,
+    /// Whether it opens its files for each operation and closes them after it, as the others do then: so a file is closed by several at once.
+    comes_and_goes: bool,
 }
 
 fn told(error: Error) -> String {
@@ -157,6 +160,7 @@ impl<'a> Worker<'a> {
             clock,
             watched: Watched::new(format!("seed {seed}, thread {number}")),
             handles: vec![],
+            comes_and_goes: Rng::new(seed).fork(99).percent(30),
         }
     }
 
@@ -170,12 +174,23 @@ impl<'a> Worker<'a> {
         for number in 0..ops {
             let op = SHAPE.op(&mut self.rng);
             self.watched.op(number, &op);
-            let result = self.step(volume, &op);
+            let result = self.in_turn(volume, &op);
             result.map_err(|why| format!("thread {}, {number}, {op:?}: {why}", self.number))?;
             // There are more threads than cores: they take turns, rather than come one after another.
             std::thread::yield_now();
         }
         self.watched.rest();
+        Ok(())
+    }
+
+    fn in_turn(&mut self, volume: &Volume, op: &Op) -> Result<(), String> {
+        if self.handles.is_empty() {
+            self.open(volume)?;
+        }
+        self.step(volume, op)?;
+        if self.comes_and_goes {
+            self.handles.clear();
+        }
         Ok(())
     }
 
@@ -234,6 +249,10 @@ impl<'a> Worker<'a> {
                 let name = names(self.number).nth(usize::from(file)).unwrap_or_default();
                 let again = volume.open_file(name).map_err(told)?;
                 self.handles[usize::from(file)] = again;
+            }
+            Op::SetGroup { file, mib } => {
+                let group = group(&volume.budget(), mib);
+                self.handles[usize::from(file)].set_group(&group).map_err(told)?;
             }
             _ => self.look(op)?,
         }
@@ -426,8 +445,15 @@ fn options(rng: &mut Rng) -> Options {
         extent_size: extent_size(byte(rng)),
         cache_bytes: *rng.pick(&[1 << 20, 4 << 20, 32 << 20]),
         commit_interval: *rng.pick(&[None, Some(Duration::from_millis(5))]),
+        group: rng.percent(30).then(|| shared_budget().group("volume", Limits::UNLIMITED)),
         ..Options::default()
     }
+}
+
+/// One that several volumes share, for as long as the process lasts.
+fn shared_budget() -> &'static Budget {
+    static BUDGET: OnceLock<Budget> = OnceLock::new();
+    BUDGET.get_or_init(|| Budget::new(Limits::for_budget(4 << 20)))
 }
 
 /// How much is done on a volume.
@@ -524,6 +550,9 @@ fn run(seed: u64, size: Size, bytes: &Bytes) -> Result<Done, String> {
         let crash = rng.percent(50);
         watched.step("comparing");
         for worker in &mut workers {
+            if worker.handles.is_empty() {
+                worker.open(&volume)?;
+            }
             worker.check("before the end of a round")?;
             worker.handles.clear();
         }
@@ -534,6 +563,7 @@ fn run(seed: u64, size: Size, bytes: &Bytes) -> Result<Done, String> {
             volume.close().map_err(told)?;
         }
         watched.step("opening the volume, and comparing");
+        alone::check(&device)?;
         volume = Volume::open_on(Arc::clone(&device) as _, &options).map_err(told)?;
         workers.iter_mut().try_for_each(|worker| worker.open(&volume))?;
         if crash {
@@ -550,6 +580,7 @@ fn run(seed: u64, size: Size, bytes: &Bytes) -> Result<Done, String> {
     workers.clear();
     watched.step("closing the volume");
     volume.close().map_err(told)?;
+    alone::check(&device)?;
     Ok(done)
 }
 
