@@ -275,6 +275,16 @@ pub(crate) fn wipe_super_copies(device: &dyn BlockDevice) -> StoreResult<()> {
     if wiped { device.flush().map_err(|error| io("flush", 0, 0, error)) } else { Ok(()) }
 }
 
+/// Makes the commit durable that was found when the volume was opened (law R4): the space that it freed is to be used from now on, and the
+/// commit before it names that.
+///
+/// What is read may be in the system's memory only. Whoever made that commit may have ended before the last flush; or that flush failed, and
+/// a system that has told so once takes the superblock for written. So it is written again. Its blocks were flushed before it was written.
+pub(crate) fn confirm(disk: &Disk, superblock: &Superblock) -> StoreResult<()> {
+    write_superblocks(disk, superblock, &SUPER_COPIES[..1])?;
+    disk.flush()
+}
+
 /// Brings the copies of the superblock behind the first up to date; the first must be durable.
 pub(crate) fn write_super_copies(disk: &Disk, superblock: &Superblock) -> StoreResult<()> {
     write_superblocks(disk, superblock, &SUPER_COPIES[1..])?;

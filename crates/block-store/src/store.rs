@@ -14,7 +14,7 @@ use cowback_base::sync::{Mutex, RwLock};
 use cowback_btrfs_disk::superblock::Superblock;
 use cowback_extent_io::store::{StoreError, StoreResult};
 
-use crate::commit::{Capture, write_super_copies};
+use crate::commit::{Capture, confirm, write_super_copies};
 use crate::device::BlockDevice;
 use crate::disk::{CopyStats, Disk};
 use crate::format::{self, FormatOptions};
@@ -99,12 +99,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the volume on `device`.
+    /// Opens the volume on `device`. If it is to be written, the commit that is found is made durable first, which it need not be yet: see
+    /// `commit::confirm`.
     ///
     /// # Errors
     /// The device's; what is wrong with the volume; that it cannot be written, unless it is opened read-only.
     pub fn open(device: Arc<dyn BlockDevice>, options: &OpenOptions) -> StoreResult<Self> {
         let (state, read_only) = open::open(device, options)?;
+        if read_only.is_none() {
+            confirm(&state.disk, &state.superblock)?;
+        }
         Ok(Self::new(state, read_only))
     }
 

@@ -75,6 +75,15 @@ impl HostFile {
         }
     }
 
+    /// The system writes back what it likes: all but what is in `range`.
+    fn write_back_all_but(&self, range: std::ops::Range<u64>) {
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        let (kept, written) = dirty.into_iter().partition(|(at, _)| range.contains(at));
+        *self.dirty.lock() = written;
+        self.move_dirty(&self.cache, &self.disk);
+        *self.dirty.lock() = kept;
+    }
+
     /// What is there after the power was cut.
     fn after_power_cut(&self) -> Arc<MemoryDevice> {
         let bytes = self.disk.to_vec();
@@ -204,6 +213,33 @@ fn a_commit_that_failed_anywhere_is_brought_to_an_end() {
             assert!(resumed >= 5, "{fails:?}: resumed {resumed} times");
         }
     }
+}
+
+/// Law R4: the commit that is found may be in the system's memory only. What it freed must not be written to before it is durable.
+#[test]
+fn a_commit_that_was_found_and_not_flushed_is_made_durable_before_what_it_freed_is_used() {
+    let mut found_new = 0;
+    for after in 0.. {
+        let device = HostFile::new();
+        let (store, ino) = volume(&device, 32 << 20);
+        device.fail(Fails::Error, after, 1);
+        if work(&store, ino) {
+            break;
+        }
+        drop(store);
+        let what = format!("failed after {after}");
+        let store = Store::open(Arc::clone(&device) as _, &OpenOptions::default()).unwrap();
+        let new = store.lookup(Ino::ROOT, b"second").is_ok();
+        found_new += u64::from(new);
+        // A commit of nothing says that what was found is durable.
+        store.commit().unwrap();
+        expect(device.after_power_cut(), ino, if new { &NEW } else { &[1; 9000] }, &what);
+        let (more, _) = store.create(Ino::ROOT, b"more", &FILE).unwrap();
+        write(&store, more, 0, &[3; 100_000]).unwrap();
+        device.write_back_all_but(0..1 << 20);
+        expect(device.after_power_cut(), ino, if new { &NEW } else { &[1; 9000] }, &what);
+    }
+    assert!(found_new >= 1);
 }
 
 #[test]
