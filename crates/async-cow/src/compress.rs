@@ -115,10 +115,11 @@ thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
 }
 
-/// Decides how each part of `run` is stored, and compresses what is to be compressed.
+/// Decides how each part of `run` is stored, and compresses what is to be compressed. If that panics, the run is given back first (the
+/// parameters go from the last to the first) and the credit then: a commit that finds no credit out must see the run's error.
 pub fn compress_file_range(
-    run: DelallocRun,
     credit: Credit,
+    run: DelallocRun,
     policy: FilePolicy,
     compress: &dyn Compress,
     counters: &Counters,

@@ -116,7 +116,9 @@ impl AsyncCow {
     /// them (law R3). The caller holds no lock.
     pub fn wait_allocated(&self) {
         let passed = Arc::new(Passed::default());
-        self.shared.turnstile.ticket().arrive(Turn::Passed(Arc::clone(&passed)));
+        let (ticket, here) = (self.shared.turnstile.ticket(), Arc::clone(&passed));
+        // Brought by a worker: whoever is next in line serves those behind him as well, and gets their panics.
+        self.shared.executor.spawn(Box::new(move || ticket.arrive(Turn::Passed(here))));
         passed.wait();
     }
 
@@ -181,7 +183,7 @@ impl Shared {
     /// Phase one of one chunk, then phase two of it and of those that waited for it. If phase one panics, the chunk fails, and those pass.
     fn run_chunk(&self, chunk: AsyncChunk) {
         let AsyncChunk { run, ticket, credit, policy } = chunk;
-        let compressed = compress_file_range(run, credit, policy, &*self.compress, &self.counters);
+        let compressed = compress_file_range(credit, run, policy, &*self.compress, &self.counters);
         ticket.arrive(Turn::Chunk(compressed));
     }
 }

@@ -4,6 +4,9 @@
 //! [`Options::group`](crate::Options::group). All that is in a budget belongs to a group: to the root group at first. Others have limits of
 //! their own, within which nobody else can touch their pages, and at which nobody but their own writers are slowed down.
 //!
+//! A volume whose device is a file of another volume needs a budget of its own, or another group: at a limit that they share, each would wait for
+//! the other to write.
+//!
 //! ```
 //! use std::sync::Arc;
 //!

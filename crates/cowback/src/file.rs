@@ -480,9 +480,6 @@ impl Clone for File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        if self.inner.closed.load(Ordering::Acquire) {
-            return;
-        }
         self.inner.close_node(&self.node);
     }
 }

@@ -105,6 +105,20 @@ impl DirtyList {
     }
 }
 
+/// Lists a node that was taken off the list, if its writeback panics: a commit must not go without it.
+struct ListedAfterPanic<'a> {
+    list: &'a DirtyList,
+    node: &'a Arc<Node>,
+}
+
+impl Drop for ListedAfterPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.list.add(self.node);
+        }
+    }
+}
+
 impl Inner {
     /// Called after each write, with no lock held: starts writeback above the background limits, slows the writer down on the way to the hard
     /// ones, and waits there. `pace` is the writer's, who wrote `bytes`.
@@ -229,6 +243,7 @@ impl Inner {
         control: &WritebackControl,
         sink: &S,
     ) -> u64 {
+        let _listed = ListedAfterPanic { list: &self.dirty, node };
         let sent = writepages(&node.io, control, sink);
         let mut meta_dirty = self.meta_dirty.lock();
         // Looked at under that lock: a node that is thrown away loses its attributes first, and its place here then.

@@ -105,10 +105,14 @@ impl Inner {
 
     /// A handle is closed.
     pub(crate) fn close_node(&self, node: &Arc<Node>) {
+        // Before anything is taken: what a commit does not find in the node is in the tree.
+        let _names = self.namespace_gate.read();
+        if self.check_open().is_err() {
+            return; // the last commit has everything, or has gone without; a file without a name goes when the volume is opened again
+        }
         // What fails stays for the next commit, which reports it.
         drop(self.write_back_meta(node));
         if self.nodes.close(node) == Closed::Evict {
-            let _names = self.namespace_gate.read();
             self.throw_away(node);
         }
     }
@@ -147,13 +151,8 @@ impl Inner {
         }
     }
 
-    /// Puts a file's size and times into its inode item, if they are newer in memory.
-    pub(crate) fn write_back_meta(
-        &self,
-        node: &Arc<Node>,
-    ) -> std::result::Result<(), NamespaceError> {
-        // Before anything is taken: what a commit does not find in the node is in the tree.
-        let _names = self.namespace_gate.read();
+    /// Puts a file's size and times into its inode item, if they are newer in memory. The namespace gate is held.
+    fn write_back_meta(&self, node: &Arc<Node>) -> std::result::Result<(), NamespaceError> {
         let put = |newer: Newer, size| {
             if newer.is_none() { Ok(()) } else { self.put_meta(node, newer, size) }
         };

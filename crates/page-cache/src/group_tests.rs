@@ -86,6 +86,22 @@ fn a_file_that_changes_hands_takes_what_is_cached_and_dirty_along_but_not_what_i
 }
 
 #[test]
+fn a_file_that_changes_hands_with_no_page_but_one_to_come_is_reclaimed_by_its_new_group() {
+    let budget = Budget::new(CacheLimits::default());
+    let groups = ["first", "second"].map(|name| budget.group(name, limits(64, 16, 32)));
+    let file = PageCache::in_group(&groups[0]).mapping(1);
+    fill(&file, pages(0, 1));
+    let to_come: Vec<_> = file.lock_absent(pages(1, 3)).into_iter().collect();
+    file.drop_clean(pages(0, 1));
+    assert_eq!(has(&groups[0]), (0, 0, 0));
+    file.set_group(&groups[1]);
+    assert!(to_come.into_iter().all(|page| page.fill(Frame::zeroed())));
+    assert_eq!(has(&groups[1]), (2, 0, 0));
+    groups[1].set_limits(limits(1, 16, 32));
+    assert!(has(&groups[1]).0 <= 1, "it is not found");
+}
+
+#[test]
 #[should_panic(expected = "another budget")]
 fn a_file_cannot_be_given_to_a_group_of_another_budget() {
     let other = Budget::new(CacheLimits::default()).root();

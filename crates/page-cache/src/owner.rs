@@ -47,8 +47,9 @@ impl Mapping {
             share.move_to(&to, |counts| &counts.pages, pages);
             share.move_to(&to, |counts| &counts.main, main);
             share.move_to(&to, |counts| &counts.dirty, self.dirty_count());
-            if pages > 0 {
-                let leaves = self.every_leaf();
+            let leaves = self.every_leaf();
+            // One without a page may stand in line as well, and gets pages again.
+            if !leaves.is_empty() {
                 let leaves: HashSet<_> = leaves.iter().map(Arc::as_ptr).collect();
                 share.group.reclaim.hand_over(&leaves, &to.group.reclaim);
             }
