@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cowback_base::sync::atomic::Ordering;
 use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange};
 use cowback_extent_io::store::{Compression, ExtentKind};
 use cowback_extent_io::write::FILE_SIZE_MAX;

@@ -7,12 +7,14 @@ use cowback_base::sync::Mutex;
 
 use super::op::Bytes;
 use super::together::{self, Size, THREADS};
-use super::{alone, same};
+use super::{alone, full, same};
 
 /// Operations of one volume with one thread.
 pub const ALONE: usize = 2000;
 /// What is done on a volume of many threads.
 pub const TOGETHER: Size = Size { threads: THREADS, rounds: 6, ops: 40 };
+/// Operations of each thread on a volume that is too small.
+pub const FULL_OPS: u64 = 300;
 /// Operations of which the images are compared.
 const SAME: usize = 400;
 
@@ -25,15 +27,18 @@ pub enum Kind {
     Together,
     /// One thread, and the images compared that several numbers of workers leave.
     Same,
+    /// Several threads on a volume that is too small.
+    Full,
 }
 
 impl Kind {
-    /// Of a seed: one in eight has many threads, and for one in sixteen images are compared.
+    /// Of a seed: one in eight has many threads; of sixteen, images are compared for one, and one has a volume that is too small.
     #[must_use]
     pub const fn of(seed: u64) -> Self {
         match seed % 16 {
             0 | 8 => Self::Together,
             4 => Self::Same,
+            12 => Self::Full,
             _ => Self::Alone,
         }
     }
@@ -50,6 +55,8 @@ pub struct Progress {
     pub together: u64,
     /// Of which images were compared.
     pub same: u64,
+    /// Too small.
+    pub small: u64,
     /// Operations.
     pub ops: u64,
     /// Operations that met a full volume.
@@ -66,7 +73,7 @@ impl Progress {
     /// Seeds.
     #[must_use]
     pub const fn volumes(&self) -> u64 {
-        self.alone + self.together + self.same
+        self.alone + self.together + self.same + self.small
     }
 
     fn add(&mut self, kind: Kind, done: alone::Done) {
@@ -74,6 +81,7 @@ impl Progress {
             Kind::Alone => self.alone += 1,
             Kind::Together => self.together += 1,
             Kind::Same => self.same += 1,
+            Kind::Full => self.small += 1,
         }
         self.ops += done.ops;
         self.full += done.full;
@@ -83,12 +91,12 @@ impl Progress {
     /// What was done, as a row of a table in `docs/testing.md`: operations, seeds, volumes of each kind, crashes, full volumes, time.
     #[must_use]
     pub fn row(&self) -> String {
-        let Self { seed, alone, together, same, ops, full, crashes, time, .. } = *self;
+        let Self { seed, alone, together, same, small, ops, full, crashes, time, .. } = *self;
         let last = seed + self.volumes().saturating_sub(1);
         let images = same * same::THREADS.len() as u64;
         let (hours, minutes) = (time.as_secs() / 3600, time.as_secs() / 60 % 60);
         format!(
-            "| {} | {seed} to {last} | {alone} | {together} | {images} | {} | {} | {hours} h {minutes} min |",
+            "| {} | {seed} to {last} | {alone} | {together} | {small} | {images} | {} | {} | {hours} h {minutes} min |",
             grouped(ops),
             grouped(crashes),
             grouped(full)
@@ -97,8 +105,8 @@ impl Progress {
 
     /// The head of that table.
     pub const HEAD: &str = "\
-| operations | seeds | volumes of one thread | of eight | images compared | crashes | met a full volume | time |
-|---|---|---|---|---|---|---|---|";
+| operations | seeds | volumes of one thread | of eight | too small | images compared | crashes | met a full volume | time |
+|---|---|---|---|---|---|---|---|---|";
 }
 
 /// A number with its thousands apart.
@@ -179,6 +187,7 @@ pub fn one_seed(seed: u64, bytes: &Bytes) -> Result<alone::Done, String> {
     match Kind::of(seed) {
         Kind::Together => together::run_seed(seed, TOGETHER, bytes),
         Kind::Same => same::run_seed(seed, SAME, bytes),
+        Kind::Full => full::run_seed(seed, FULL_OPS, bytes),
         Kind::Alone => alone::run_seed(seed, ALONE, bytes),
     }
 }
