@@ -22,6 +22,10 @@ enum Net {
     Loom,
     /// A volume against a plain model.
     Volume,
+    /// The same, with several actors, under a scheduler that explores interleavings.
+    VolumeModels,
+    /// The store, on devices that fail.
+    Store,
 }
 
 /// The planted defects: name, number of the kernel's bug if there was one, and the nets in the order in which they are cast.
@@ -55,6 +59,8 @@ const CANARIES: &[(&str, &str, &[Net])] = &[
     ("wait_stops_at_error", "43", &[Net::Pipeline]),
     ("commit_without_waiting", "44", &[Net::Volume]),
     ("error_not_recorded", "45", &[Net::Pipeline]),
+    ("sizes_cross", "-", &[Net::VolumeModels]),
+    ("found_not_flushed", "-", &[Net::Store]),
 ];
 
 /// A net that takes longer hangs: that is a find, too.
@@ -63,9 +69,9 @@ const PATIENCE: Duration = Duration::from_secs(240);
 impl Net {
     fn explorer(self) -> Option<Explorer> {
         match self {
-            Self::Models => Some(Explorer::Shuttle),
+            Self::Models | Self::VolumeModels => Some(Explorer::Shuttle),
             Self::Loom => Some(Explorer::Loom),
-            Self::Unit(_) | Self::Pipeline | Self::Volume => None,
+            Self::Unit(_) | Self::Pipeline | Self::Volume | Self::Store => None,
         }
     }
 
@@ -76,6 +82,8 @@ impl Net {
             Self::Models => ("cowback-async-cow".to_owned(), &["--test", "models"]),
             Self::Loom => ("cowback-async-cow".to_owned(), &["--test", "loom"]),
             Self::Volume => ("cowback-tests".to_owned(), &["--test", "model"]),
+            Self::VolumeModels => ("cowback".to_owned(), &["--test", "models"]),
+            Self::Store => ("cowback-block-store".to_owned(), &["--test", "store"]),
         }
     }
 }
