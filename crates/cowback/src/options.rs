@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cowback_block_store::Clock;
+use cowback_block_store::format::MIN_VOLUME;
 use cowback_block_store::namespace::Timespec;
 use uuid::Uuid;
 
@@ -100,6 +101,20 @@ impl Options {
             return Err(Error::Option { option: "cache_bytes", why });
         }
         Ok(())
+    }
+
+    /// Refuses a size in which no volume can be made.
+    pub(crate) fn check_size(&self) -> Result<()> {
+        match self.size {
+            Some(bytes) if bytes < MIN_VOLUME => {
+                let least = MIN_VOLUME >> 20;
+                let why = format!(
+                    "{bytes} bytes are fewer than {least} MiB, the least that a volume has"
+                );
+                Err(Error::Option { option: "size", why })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The group that the volume's files belong to at first.

@@ -193,3 +193,14 @@ fn a_message_that_cannot_be_written_is_no_reason_to_panic() {
     let status = program().args(["ls", "/no/such/image"]).stderr(full).status().unwrap();
     assert_eq!(status.code(), Some(1));
 }
+
+#[test]
+fn a_size_in_which_no_image_can_be_made_is_refused_with_the_least_that_can() {
+    let place = Place::new();
+    for size in ["1", "8388607"] {
+        let ran = cowback(&["mkfs", &place.arg("a.img"), "--size", size]);
+        ran.fails(1, &["a.img", &format!("{size} bytes are fewer than 8 MiB")]);
+        assert_eq!(place.names(), [""; 0]);
+    }
+    cowback(&["mkfs", &place.arg("a.img"), "--size", "8M"]).ok();
+}
