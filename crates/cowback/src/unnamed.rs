@@ -88,3 +88,32 @@ impl Volume {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use cowback_base::Ino;
+    use cowback_block_store::MemoryDevice;
+
+    #[test]
+    fn a_name_that_is_removed_before_it_is_noted_was_the_last() {
+        let options = Options { threads: 1, commit_interval: None, ..Options::default() };
+        let device = Arc::new(MemoryDevice::new(24 << 20));
+        let volume = Volume::create_on(device, &options).unwrap();
+        let file = volume.create_unnamed("").unwrap();
+        file.write_at(0, &[1; 10_000]).unwrap();
+        let mode = LinkMode { first: true, replace: false };
+        let linked = volume.inner.nodes.link(&file.node, |first| {
+            assert!(first);
+            volume.inner.store.link_as(file.node.io.ino(), (Ino::ROOT, b"f"), mode).unwrap();
+            volume.remove_file("f") // as another thread may
+        });
+        linked.unwrap();
+        assert!(file.node.is_nameless());
+        assert!(volume.link_file(&file, "again").is_err(), "its last name was removed");
+        drop(file);
+        assert_eq!(volume.inner.store.orphans().unwrap(), []);
+        volume.close().unwrap();
+    }
+}
