@@ -1,11 +1,12 @@
 //! The pipeline by itself, over a store in memory: write, flush, drop the cache, read back; with every kind of content, pool size and fault.
 #![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test may panic")]
 
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use cowback_async_cow::policy::Policy;
 use cowback_async_cow::{AsyncCow, CompressionPolicy, ExtentSize, FilePolicy, WorkerPool};
+use cowback_base::sync::Mutex;
 use cowback_base::{BLOCK_SIZE, ByteRange, Ino, PageIndex, PageRange};
 use cowback_extent_io::memory::{Faults, MemoryStore};
 use cowback_extent_io::store::{Compression, ExtentKind};
@@ -94,7 +95,7 @@ impl Held {
     }
 
     fn let_go(&self) {
-        let jobs = self.0.lock().unwrap().take().unwrap();
+        let jobs = self.0.lock().take().unwrap();
         assert!(!jobs.is_empty(), "there was work to do");
         jobs.into_iter().for_each(|job| job());
     }
@@ -108,7 +109,7 @@ impl std::fmt::Debug for Held {
 
 impl Executor for Held {
     fn spawn(&self, job: Job) {
-        let mut held = self.0.lock().unwrap();
+        let mut held = self.0.lock();
         match held.as_mut() {
             Some(jobs) => jobs.push(job),
             None => {
