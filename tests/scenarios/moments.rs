@@ -177,12 +177,20 @@ fn behind_a_slow_first_chunk_no_more_piles_up_than_may_be_in_flight() {
                 writer.start_writeback();
             });
             // 16 MiB and 4 MiB for each worker, 64 MiB at most, and a run (8 MiB) that is being cut.
-            let most = (16 + 4 * threads as u64).min(64) + 8;
+            let (may, run) = ((16 + 4 * threads as u64).min(64) << 20, 8 << 20);
+            let in_flight = || {
+                let bytes = bench.volume.stats().in_flight_bytes;
+                assert!(bytes <= may + run, "{bytes} in flight");
+                bytes
+            };
+            while in_flight() + run < may {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             for _ in 0..20 {
-                let stats = bench.volume.stats();
-                assert!(stats.in_flight_bytes <= most << 20, "{} in flight", stats.in_flight_bytes);
+                in_flight();
                 std::thread::sleep(Duration::from_millis(2));
             }
+            assert!(!thread.is_finished(), "it waits for room");
             bench.device.open();
             thread.join().unwrap();
             drop((file, occupiers));

@@ -21,7 +21,7 @@ mod rename;
 pub mod symlink;
 pub mod xattr;
 
-pub use dir::{DirEntryInfo, Removed, Target};
+pub use dir::{DirEntryInfo, LinkMode, Removed, Target};
 pub use error::{NamespaceError, NsResult};
 pub use inode::{AttrChange, InodeAttr, NewInode};
 pub use pending::Pending;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use cowback::Options;
 use cowback::options::{ChecksumKind, CompressionPolicy, Profile};
 use uuid::Uuid;
 
@@ -63,12 +64,9 @@ impl Default for EngineArgs {
     }
 }
 
-/// The least that a volume takes for its cache.
-const CACHE_MIN: Size = Size(1 << 20);
-
 fn cache(text: &str) -> Result<Size, String> {
-    let size: Size = text.parse()?;
-    if size < CACHE_MIN { Err(format!("it is less than {CACHE_MIN}")) } else { Ok(size) }
+    let (size, least): (Size, _) = (text.parse()?, Size(Options::CACHE_BYTES_MIN));
+    if size < least { Err(format!("it is less than {least}")) } else { Ok(size) }
 }
 
 /// How data is compressed.
@@ -136,6 +134,11 @@ fn label(text: &str) -> Result<String, String> {
 /// A file that changes while it is read is stored as it was read, in the size in which it was read, and named on standard error; that is no
 /// failure. A file that is missing or cannot be read is one, and ends the command, unless --keep-going is given.
 ///
+/// An extended attribute for which btrfs has no room (16 KiB) is left out and named, and the exit status is 1. A file with more names than btrfs gives one
+/// (65535) is named, and stored once more for the names that are left.
+///
+/// What is mounted inside SOURCE is packed, too, unless --one-file-system is given.
+///
 /// With SOURCE_DATE_EPOCH and --uuid set, the same tree gives the same image, bit for bit, with any --threads: no time in the image is later than
 /// SOURCE_DATE_EPOCH, and last reads are not kept.
 #[derive(Debug, Args)]
@@ -162,6 +165,9 @@ pub(crate) struct PackArgs {
     /// Go on without what is missing or cannot be read; it is named on standard error, and the exit status is 1
     #[arg(long)]
     pub(crate) keep_going: bool,
+    /// Stay in SOURCE's file system: directories in which another one is mounted, and subvolumes, are packed empty
+    #[arg(short = 'x', long)]
+    pub(crate) one_file_system: bool,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     #[command(flatten)]
@@ -254,8 +260,8 @@ pub(crate) struct CatArgs {
 ///
 /// What was at PATH is replaced at once: the image has the old file or the new one, whole. If PATH is a directory, the file goes into it under its
 /// own name. Mode, owner, times and extended attributes are those of FILE. What comes from standard input takes mode, owner and extended
-/// attributes (but for capabilities) of the file that it replaces, or else has mode 644 and belongs to the user; its times are those of the moment, or
-/// SOURCE_DATE_EPOCH if that is set.
+/// attributes (but for set-id bits and capabilities) of the file that it replaces, or else has mode 644 and belongs to the user; its times are those of the
+/// moment, or SOURCE_DATE_EPOCH if that is set.
 #[derive(Debug, Args)]
 pub(crate) struct PutArgs {
     /// The image, or a block device
@@ -271,6 +277,8 @@ pub(crate) struct PutArgs {
     pub(crate) compress: CompressArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
 }
 
 /// Makes directories in an image

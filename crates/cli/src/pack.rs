@@ -17,7 +17,7 @@ pub(crate) mod copy;
 pub(crate) mod entry;
 mod links;
 mod names;
-mod report;
+pub(crate) mod report;
 mod scan;
 mod tree;
 
@@ -60,7 +60,8 @@ pub(crate) fn run(args: &PackArgs) -> Outcome<Status> {
     }
     let mut progress = Progress::new(args.report.quiet);
     if progress.is_shown() {
-        let bytes = scan::count(again(&source, &args.source)?, &mut progress);
+        let again = again(&source, &args.source)?;
+        let bytes = scan::count(again, args.one_file_system, &mut progress);
         progress.begin(bytes);
     }
     let volume = target.create(&options)?;
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &PackArgs) -> Outcome<Status> {
     target.complete()?;
     progress.end();
     output::report(&args.report, &report, || report.summary())?;
-    Ok(Status::failed_if(counts.left_out > 0))
+    Ok(Status::failed_if(counts.left_out + counts.attributes_left_out > 0))
 }
 
 /// Commits the whole tree, and closes the volume.

@@ -222,6 +222,7 @@ fn wipe(device: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     fn leftovers(dir: &Path) -> Vec<OsString> {
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
@@ -292,17 +293,77 @@ mod tests {
         drop(target);
         assert_eq!(fs::read(&device).unwrap(), vec![7; 128 << 10]);
         fs::remove_file(&device).unwrap();
-        let target = Target::device(&device, true).unwrap();
+        wiped_after_a_volume_was_made(&device);
+    }
+
+    fn wiped_after_a_volume_was_made(device: &Path) {
+        let target = Target::device(device, true).unwrap();
         drop(target.create(&Options::default()).unwrap());
         let has_magic = || {
             let mut magic = [0; 8];
-            let file = File::open(&device).unwrap();
+            let file = File::open(device).unwrap();
             file.read_exact_at(&mut magic, (64 << 10) + 64).unwrap();
             magic == *b"_BHRfS_M"
         };
         assert!(has_magic());
         drop(target);
         assert!(!has_magic());
+    }
+
+    /// A file as a block device, as long as this lives.
+    struct Loop(PathBuf);
+
+    impl Loop {
+        fn new(file: &Path) -> Result<Self, String> {
+            let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+            let made = made.map_err(|error| error.to_string())?;
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+            if !made.status.success() {
+                return Err(text(&made.stderr));
+            }
+            Ok(Self(PathBuf::from(text(&made.stdout))))
+        }
+    }
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let ended = Command::new("losetup").arg("--detach").arg(&self.0).status();
+            assert!(ended.is_ok_and(|status| status.success()) || std::thread::panicking());
+        }
+    }
+
+    #[test]
+    fn a_block_device_is_wiped_only_after_a_volume_was_made_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        File::create(&file).unwrap().set_len(64 << 20).unwrap();
+        let device = match Loop::new(&file) {
+            Ok(device) => device,
+            Err(why) => return cowback_testkit::skipped("images on a block device", &why),
+        };
+        let head = || {
+            let mut head = vec![0; HEAD];
+            File::open(&device.0).unwrap().read_exact(&mut head).unwrap();
+            head
+        };
+        OpenOptions::new()
+            .write(true)
+            .open(&device.0)
+            .unwrap()
+            .write_all_at(&[7; HEAD], 0)
+            .unwrap();
+        assert!(Target::prepare(&device.0, false).unwrap_err().line().contains("not empty"));
+        let target = Target::prepare(&device.0, true).unwrap();
+        assert!(target.is_device());
+        drop(target);
+        assert!(head() == [7; HEAD], "nothing was made there");
+        let user = cowback::device::FileDevice::open(&device.0, false).unwrap();
+        let target = Target::prepare(&device.0, true).unwrap();
+        target.create(&Options::default()).unwrap_err();
+        drop(target);
+        assert!(head() == [7; HEAD], "it was another's");
+        drop(user);
+        wiped_after_a_volume_was_made(&device.0);
     }
 
     #[test]

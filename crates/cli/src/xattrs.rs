@@ -74,11 +74,12 @@ impl XattrReader {
         Self { names: vec![0; LONGEST], value: vec![0; LONGEST] }
     }
 
-    /// Hands each attribute, name and value, to `take`, in the order of their names. What vanishes meanwhile is passed over.
+    /// Hands each attribute, name and value, or why there is no value, to `take`, in the order of their names. What vanishes meanwhile is passed
+    /// over.
     pub(crate) fn each<E: From<io::Error>>(
         &mut self,
         place: Place<'_>,
-        mut take: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+        mut take: impl FnMut(&[u8], io::Result<&[u8]>) -> Result<(), E>,
     ) -> Result<(), E> {
         let len = match place.list(&mut self.names) {
             Ok(0) | Err(Errno::NOTSUP | Errno::NOENT) => return Ok(()),
@@ -91,9 +92,9 @@ impl XattrReader {
         names.sort_unstable();
         for name in names {
             match place.get(name, &mut self.value) {
-                Ok(len) => take(name, self.value.get(..len).unwrap_or_default())?,
+                Ok(len) => take(name, Ok(self.value.get(..len).unwrap_or_default()))?,
                 Err(Errno::NODATA | Errno::NOTSUP) => {}
-                Err(error) => return Err(io::Error::from(error).into()),
+                Err(error) => take(name, Err(error.into()))?,
             }
         }
         Ok(())

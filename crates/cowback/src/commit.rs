@@ -150,7 +150,7 @@ impl Inner {
             match self.put_meta(&node, newer, size) {
                 Ok(()) => node.attrs.settle(),
                 // Thrown away in the meantime, with all that it held.
-                Err(NamespaceError::NoInode { .. }) if node.is_unlinked() => {}
+                Err(NamespaceError::NoInode { .. }) if node.is_nameless() => {}
                 Err(error) => {
                     self.dirty.add(&node);
                     result = Err(Error::at(std::path::Path::new(""))(error));

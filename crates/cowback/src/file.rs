@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange};
+use cowback_block_store::namespace::XattrMode;
 use cowback_extent_io::store::{Compression, ExtentKind};
 use cowback_extent_io::write::FILE_SIZE_MAX;
 use cowback_extent_io::{ErrorCursor, ExtentStore, FilePolicy, InodeIo, StoreError};
@@ -300,6 +301,17 @@ impl File {
     pub fn set_attributes(&self, set: &crate::SetAttributes) -> Result<()> {
         self.inner.change(Gates::Names, || {
             let set = self.inner.set_attributes(self.node.io.ino(), Some(&self.node), set);
+            set.map_err(Error::at(Path::new("")))
+        })
+    }
+
+    /// Sets an extended attribute of the file.
+    ///
+    /// # Errors
+    /// A volume that takes no changes, no space; a name or value that is too long; its inode cannot be read.
+    pub fn set_xattr(&self, name: &[u8], value: &[u8]) -> Result<()> {
+        self.inner.change(Gates::Names, || {
+            let set = self.inner.store.set_xattr(self.node.io.ino(), name, value, XattrMode::Any);
             set.map_err(Error::at(Path::new("")))
         })
     }

@@ -96,11 +96,22 @@ impl Inner {
         })
     }
 
+    /// The node of a file that was just made without a name, with a handle.
+    pub(crate) fn open_unnamed(
+        &self,
+        (ino, attr): (Ino, InodeAttr),
+    ) -> std::result::Result<Arc<Node>, NamespaceError> {
+        self.nodes.open(ino, || Ok(Node::new_unnamed(self.make_io(ino, &attr), attr.flags)))
+    }
+
     fn make_node(&self, ino: Ino, attr: &InodeAttr) -> Arc<Node> {
+        Node::new(self.make_io(ino, attr), attr.flags)
+    }
+
+    fn make_io(&self, ino: Ino, attr: &InodeAttr) -> Arc<InodeIo> {
         let store: Arc<dyn ExtentStore> = Arc::clone(&self.store) as _;
         let mapping = self.cache.mapping(ino.0);
-        let io = InodeIo::new(ino, attr.size, mapping, store, Arc::clone(&self.errors));
-        Node::new(io, attr.flags)
+        InodeIo::new(ino, attr.size, mapping, store, Arc::clone(&self.errors))
     }
 
     /// A handle is closed.

@@ -49,6 +49,7 @@ mod pace;
 mod path;
 pub mod stats;
 mod trace;
+mod unnamed;
 mod volume;
 
 pub use cowback_async_cow::FilePolicy;

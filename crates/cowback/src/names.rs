@@ -294,7 +294,7 @@ impl Volume {
     }
 
     /// Runs a change of the entry that `path` names.
-    fn change<T>(
+    pub(crate) fn change<T>(
         &self,
         path: &Path,
         op: impl Fn(&Inner, Ino, &[u8]) -> std::result::Result<T, NamespaceError>,
@@ -319,7 +319,7 @@ impl Volume {
 
 impl Inner {
     /// The last name of `ino` was removed: it goes now, or with its last handle. The namespace gate is held.
-    fn last_name_gone(&self, ino: Ino) {
+    pub(crate) fn last_name_gone(&self, ino: Ino) {
         match self.nodes.unlinked(ino) {
             (_, true) => {}
             (Some(node), false) => self.throw_away(&node),

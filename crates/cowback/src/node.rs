@@ -3,7 +3,8 @@
 //! A node's pages live as long as the node. A node whose last handle is closed stays for a while, so that its pages are there when it is
 //! opened again; it goes, oldest first, once it is clean and too many wait.
 //!
-//! Lock order: the table's mutex is taken alone, or around a node's attributes; no IO happens under it but the lookup of an inode.
+//! Lock order: the table's mutex is taken alone, or around a node's attributes; no IO happens under it but the lookup of an inode. The one for links is
+//! taken with none of these held, and around the store's.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -46,8 +47,20 @@ pub(crate) struct Node {
 #[derive(Debug, Default)]
 struct Handles {
     count: usize,
-    /// The last name is gone: with the last handle the inode goes.
-    unlinked: bool,
+    names: Names,
+}
+
+/// Whether a file can be found again when its last handle is closed. It only goes on in this order: a file whose last name was removed gets none
+/// any more.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// It was made without a name, and got none yet.
+    NotYet,
+    /// It has names.
+    #[default]
+    Some,
+    /// The last one was removed.
+    Gone,
 }
 
 impl Node {
@@ -71,9 +84,16 @@ impl Node {
         self.io.set_policy(own);
     }
 
-    /// Whether the last name is gone.
-    pub(crate) fn is_unlinked(&self) -> bool {
-        self.handles.lock().unlinked
+    /// A file without a name: if it gets none, it goes with its last handle.
+    pub(crate) fn new_unnamed(io: Arc<InodeIo>, flags: u64) -> Arc<Self> {
+        let node = Self::new(io, flags);
+        node.handles.lock().names = Names::NotYet;
+        node
+    }
+
+    /// Whether it has no name: it goes with its last handle.
+    pub(crate) fn is_nameless(&self) -> bool {
+        self.handles.lock().names != Names::Some
     }
 
     /// Whether nobody knows it but the table, and nothing of it is to be written.
@@ -98,6 +118,8 @@ pub(crate) enum Closed {
 #[derive(Debug, Default)]
 pub(crate) struct NodeTable {
     table: Mutex<Table>,
+    /// Held while a name is given to an open file.
+    linking: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -149,7 +171,7 @@ impl NodeTable {
             if handles.count > 0 {
                 return Closed::Kept;
             }
-            if handles.unlinked {
+            if handles.names != Names::Some {
                 table.nodes.remove(&ino);
                 return Closed::Evict;
             }
@@ -171,13 +193,31 @@ impl NodeTable {
         let Some(node) = table.nodes.get(&ino).cloned() else { return (None, false) };
         let open = {
             let mut handles = node.handles.lock();
-            handles.unlinked = true;
+            handles.names = Names::Gone;
             handles.count > 0
         };
         if !open {
             table.nodes.remove(&ino);
         }
         (Some(node), open)
+    }
+
+    /// Has `link` give a node's file a name. It is told whether the file may have none, as it has not got its first one yet.
+    pub(crate) fn link<T, E>(
+        &self,
+        node: &Node,
+        link: impl FnOnce(bool) -> Result<T, E>,
+    ) -> Result<T, E> {
+        // No two think that theirs is the first name, of which one was removed in between.
+        let _one_at_a_time = self.linking.lock();
+        let first = node.handles.lock().names == Names::NotYet;
+        let linked = link(first)?;
+        let mut handles = node.handles.lock();
+        // Whoever has removed that name already has said so here.
+        if handles.names == Names::NotYet {
+            handles.names = Names::Some;
+        }
+        Ok(linked)
     }
 
     /// Forgets what was closed and is clean now, as after a commit.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cowback_block_store::Clock;
+use cowback_block_store::format::MIN_VOLUME;
 use cowback_block_store::namespace::Timespec;
 use uuid::Uuid;
 
@@ -87,17 +88,33 @@ impl Default for Options {
 
 /// Bytes of a tree block, as volumes are made.
 const NODE_BYTES: u64 = 16 << 10;
-/// Least bytes of a cache.
-const CACHE_MIN: u64 = 1 << 20;
 
 impl Options {
+    /// The least [`Options::cache_bytes`] that there may be.
+    pub const CACHE_BYTES_MIN: u64 = 1 << 20;
+
     /// Refuses what cannot be, before anything is made.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.cache_bytes < CACHE_MIN {
-            let why = format!("{} bytes are fewer than 1 MiB", self.cache_bytes);
+        if self.cache_bytes < Self::CACHE_BYTES_MIN {
+            let least = Self::CACHE_BYTES_MIN >> 20;
+            let why = format!("{} bytes are fewer than {least} MiB", self.cache_bytes);
             return Err(Error::Option { option: "cache_bytes", why });
         }
         Ok(())
+    }
+
+    /// Refuses a size in which no volume can be made.
+    pub(crate) fn check_size(&self) -> Result<()> {
+        match self.size {
+            Some(bytes) if bytes < MIN_VOLUME => {
+                let least = MIN_VOLUME >> 20;
+                let why = format!(
+                    "{bytes} bytes are fewer than {least} MiB, the least that a volume has"
+                );
+                Err(Error::Option { option: "size", why })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The group that the volume's files belong to at first.

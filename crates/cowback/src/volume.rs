@@ -71,6 +71,7 @@ impl Volume {
     /// As [`Volume::create`].
     pub fn create_on(device: Arc<dyn BlockDevice>, options: &Options) -> Result<Self> {
         options.check()?;
+        options.check_size()?;
         let len = device.len().map_err(|source| StoreError::Io {
             op: "length",
             at: 0,

@@ -33,7 +33,7 @@ pub use crash::{CrashImage, CrashState, Plan, explore};
 pub use faulty::{Effect, Fault, FaultDevice};
 pub use gated::GatedDevice;
 pub use oracle::Oracle;
-pub use outcome::Outcome;
+pub use outcome::{Outcome, skipped};
 pub use overlay::Overlay;
 pub use random::{Rng, announce, seed};
 pub use recording::{Recording, RecordingDevice};

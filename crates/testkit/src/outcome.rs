@@ -44,7 +44,9 @@ impl Outcome {
 /// # Panics
 /// If `COWBACK_REQUIRE_ORACLES` is 1.
 pub fn skipped(what: &str, why: &str) {
-    let line = format!("SKIPPED: {what} ({why})");
+    // Programs explain themselves in several lines; the list has one for each check.
+    let why: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let line = format!("SKIPPED: {what} ({})", why.join("; "));
     announce(&line);
     if let Ok(path) = std::env::var(SKIP_LOG)
         && let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path)

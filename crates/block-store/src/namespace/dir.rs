@@ -175,11 +175,45 @@ fn inherited(flags: u64, kind: FileType) -> u64 {
     compression | nocow | nosum
 }
 
+/// Makes inode `ino` (from [`inode::next_ino`]) without a name: an orphan, until [`link_as`] gives it its first one. It has from `dir` what a
+/// file of that directory has.
+///
+/// # Errors
+/// [`NamespaceError::NotDir`], [`NamespaceError::NoInode`], [`NamespaceError::NotSupported`] for anything but a regular file, or the store's.
+pub fn create_unnamed(
+    trees: &mut dyn Trees,
+    tree: TreeId,
+    dir: Ino,
+    ino: Ino,
+    new: &NewInode,
+) -> NsResult<InodeAttr> {
+    let dir_item = inode::load_dir(trees, tree, dir)?;
+    let kind = FileType::of_mode(new.mode);
+    if kind != FileType::Regular {
+        let what = "only a regular file can be made without a name";
+        return Err(NamespaceError::NotSupported { ino, what });
+    }
+    let mut item = inode::item_of(trees, new);
+    item.nlink = 0;
+    item.flags |= inherited(dir_item.flags, kind);
+    trees.insert(tree, inode::key(ino), &item.to_bytes())?;
+    orphan::add(trees, tree, ino)?;
+    Ok(InodeAttr::from(&item))
+}
+
+/// How a file gets a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkMode {
+    /// It may be one that has none: the caller knows that its last name was not removed, and that it is no orphan that is being evicted.
+    pub first: bool,
+    /// What has that name loses it. Else it is refused.
+    pub replace: bool,
+}
+
 /// Gives inode `ino` a further name.
 ///
 /// # Errors
-/// [`NamespaceError::Exists`], [`NamespaceError::IsDir`], [`NamespaceError::TooManyLinks`], [`NamespaceError::NoInode`]
-/// also for an inode whose last name was removed, an invalid name, or the store's.
+/// As [`link_as`].
 pub fn link(
     trees: &mut dyn Trees,
     tree: TreeId,
@@ -187,25 +221,63 @@ pub fn link(
     dir: Ino,
     name: &[u8],
 ) -> NsResult<InodeAttr> {
+    link_as(trees, tree, ino, (dir, name), LinkMode::default())?;
+    inode::read(trees, tree, ino)
+}
+
+/// Gives inode `ino` a name; with its first one it is no orphan any more. Gives the inode that lost the name to it, if one did. If the name
+/// leads to `ino` already, and may be replaced, all stays as it is.
+///
+/// # Errors
+/// [`NamespaceError::Exists`], [`NamespaceError::IsDir`] for `ino` and for what would be replaced, [`NamespaceError::TooManyLinks`],
+/// [`NamespaceError::NoInode`] also for an inode without names unless [`LinkMode::first`] is set, an invalid name, or the store's.
+pub fn link_as(
+    trees: &mut dyn Trees,
+    tree: TreeId,
+    ino: Ino,
+    (dir, name): (Ino, &[u8]),
+    mode: LinkMode,
+) -> NsResult<Option<Removed>> {
     let place = Place::new(tree, dir, name)?;
     let mut item = inode::load(trees, tree, ino)?;
     let kind = FileType::of_mode(item.mode);
     if kind == FileType::Dir {
         return Err(NamespaceError::IsDir { ino });
     }
-    if item.nlink == 0 {
+    let is_first = item.nlink == 0;
+    if is_first && !(mode.first && orphan::is_marked(trees, tree, ino)?) {
         return Err(NamespaceError::NoInode { ino });
     }
     if item.nlink >= LINK_MAX {
         return Err(NamespaceError::TooManyLinks { ino });
     }
-    let mut dir_item = check_free(trees, &place, ino)?;
+    let mut dir_item = inode::load_dir(trees, tree, dir)?;
+    let replaced = match place.find(trees)? {
+        None => None,
+        Some(_) if !mode.replace => return Err(place.exists()),
+        Some(there) if there.kind == FileType::Dir => {
+            return Err(NamespaceError::IsDir { ino: inode_of(&there)? });
+        }
+        Some(there) => Some(inode_of(&there)?),
+    };
+    if replaced == Some(ino) {
+        return Ok(None);
+    }
+    place.check_room(trees, ino, replaced.is_some())?;
+
+    let removed = replaced.map(|lost| drop_name(trees, &place, lost)).transpose()?;
     place.add(trees, ino, kind)?;
+    if is_first {
+        orphan::remove(trees, tree, ino)?;
+    }
     item.nlink += 1;
     item.ctime = inode::now(trees);
     inode::save(trees, tree, ino, &mut item)?;
-    grew(trees, &place, &mut dir_item)?;
-    Ok(InodeAttr::from(&item))
+    match removed {
+        None => grew(trees, &place, &mut dir_item)?,
+        Some(_) => touched(trees, &place, &mut dir_item)?,
+    }
+    Ok(removed)
 }
 
 /// Removes a name that leads to anything but a directory.

@@ -320,8 +320,10 @@ impl World {
     fn check_image(&self) {
         let found = Command::new("btrfs").arg("--version").output();
         if found.is_err() {
-            println!("skipped: there is no btrfs tool");
-            return;
+            return cowback_testkit::skipped(
+                "btrfs check of the store's images",
+                "btrfs-progs is not installed",
+            );
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), self.device.to_vec()).unwrap();

@@ -1,5 +1,5 @@
-//! Orphans: inodes without names. The item that marks one is made with the removal of its last name, so that after a
-//! crash the next open finds it and ends it.
+//! Orphans: inodes without names. The item that marks one is made with the removal of its last name, or with an inode that is to get its first
+//! one later, so that after a crash the next open finds it and ends it.
 
 use cowback_base::Ino;
 use cowback_btrfs_disk::{ItemKind, Key, TreeId, objectid};
@@ -16,6 +16,11 @@ const fn key_of(ino: Ino) -> Key {
 /// Marks `ino` as an orphan.
 pub(crate) fn add(trees: &mut dyn Trees, tree: TreeId, ino: Ino) -> StoreResult<()> {
     trees.insert(tree, key_of(ino), &[])
+}
+
+/// Takes the mark off `ino`, which has it.
+pub(crate) fn remove(trees: &mut dyn Trees, tree: TreeId, ino: Ino) -> StoreResult<()> {
+    trees.remove(tree, &key_of(ino)).map(drop)
 }
 
 /// All orphans of the tree.
@@ -69,7 +74,7 @@ pub fn evict(trees: &mut dyn Trees, tree: TreeId, ino: Ino, most: u64) -> NsResu
         remove_items(trees, tree, ino)?;
     }
     if marked {
-        trees.remove(tree, &key_of(ino))?;
+        remove(trees, tree, ino)?;
     }
     Ok(true)
 }

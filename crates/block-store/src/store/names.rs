@@ -6,8 +6,8 @@ use cowback_extent_io::store::StoreError;
 
 use super::Store;
 use crate::namespace::{
-    self, AttrChange, DirEntryInfo, FileType, InodeAttr, NamespaceError, NewInode, NsResult,
-    Removed, RenameMode, Target, XattrMode, dir, extents, inode, orphan, symlink, xattr,
+    self, AttrChange, DirEntryInfo, FileType, InodeAttr, LinkMode, NamespaceError, NewInode,
+    NsResult, Removed, RenameMode, Target, XattrMode, dir, extents, inode, orphan, symlink, xattr,
 };
 use crate::reserve::{Load, Purpose, STEP_EXTENTS};
 use crate::state::State;
@@ -89,6 +89,18 @@ impl Store {
         })
     }
 
+    /// Makes a file without a name, an orphan until [`Store::link_as`], with what a file of `dir` has from it. Gives its number and attributes.
+    ///
+    /// # Errors
+    /// The namespace's.
+    pub fn create_unnamed(&self, dir: Ino, new: &NewInode) -> NsResult<(Ino, InodeAttr)> {
+        self.change("making a file", Purpose::Add, names(0), |state| {
+            let ino = state.new_ino()?;
+            let (trees, tree) = state.work();
+            Ok((ino, dir::create_unnamed(trees, tree, dir, ino, new)?))
+        })
+    }
+
     /// Makes a symbolic link. Gives its number and attributes.
     ///
     /// # Errors
@@ -123,6 +135,23 @@ impl Store {
         self.change("making a link", Purpose::Add, names(0), |state| {
             let (trees, tree) = state.work();
             dir::link(trees, tree, ino, dir, name)
+        })
+    }
+
+    /// Gives a file a name, the first one too, or that of something else, as `mode` says: all at once. Gives what lost the name to it.
+    ///
+    /// # Errors
+    /// The namespace's.
+    pub fn link_as(
+        &self,
+        ino: Ino,
+        place: (Ino, &[u8]),
+        mode: LinkMode,
+    ) -> NsResult<Option<Removed>> {
+        let twice = |_: &State| Ok(Load::names(0).and(Load::names(0)));
+        self.change("making a link", Purpose::Add, twice, |state| {
+            let (trees, tree) = state.work();
+            dir::link_as(trees, tree, ino, place, mode)
         })
     }
 

@@ -9,6 +9,7 @@ use cowback_base::Ino;
 use cowback_block_store::{BlockDevice, FileDevice, MemoryDevice, Profile, Store};
 use cowback_btrfs_disk::ChecksumKind;
 use cowback_extent_io::store::Compression;
+use cowback_testkit::skipped;
 
 use crate::build::{self, file, text};
 use crate::patched::Patched;
@@ -127,7 +128,7 @@ fn nothing_is_found_in_what_mkfs_writes() {
             .output()
             .unwrap();
         if !made.status.success() {
-            println!("SKIPPED: mkfs.btrfs {options:?}");
+            skipped(&format!("images of mkfs.btrfs {options:?}"), "it does not make them");
             continue;
         }
         let (lines, report) = problems(&FileDevice::open(&image, true).unwrap());
@@ -189,8 +190,7 @@ fn nothing_is_found_in_what_the_kernel_writes() {
             .args([&image, &at])
             .output();
         if !mounted.is_ok_and(|out| out.status.success()) {
-            println!("SKIPPED: cannot mount");
-            return;
+            return skipped("what the kernel changes in an image", "it cannot be mounted");
         }
         let worked =
             Command::new("sh").args(["-c", WORK, "sh"]).args([&at, &root]).output().unwrap();

@@ -13,6 +13,7 @@ use std::process::Command;
 
 use cowback_block_store::BlockDevice;
 use cowback_block_store::check::{Report, check};
+use cowback_testkit::skipped;
 
 /// What the checker says about a volume.
 fn problems(device: &dyn BlockDevice) -> (Vec<String>, Report) {
@@ -28,7 +29,7 @@ fn have(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output();
     let found = found.is_ok_and(|out| out.status.success());
     if !found {
-        println!("SKIPPED: no {program}");
+        skipped(&format!("what {program} says"), "it is not installed");
     }
     found
 }

@@ -12,13 +12,14 @@ use cowback_base::Ino;
 use cowback_block_store::{FileDevice, OpenOptions, Store};
 use cowback_btrfs_disk::TreeId;
 use cowback_extent_io::store::ExtentStore;
+use cowback_testkit::skipped;
 
 /// Runs a program that should succeed. False if it did not, which is said.
 fn run(program: &str, args: &[&str], path: &Path) -> bool {
     let done = Command::new(program).args(args).arg(path).output();
     let good = done.as_ref().is_ok_and(|done| done.status.success());
     if !good {
-        println!("SKIPPED: {program} {args:?}: {done:?}");
+        skipped(&format!("{program} {args:?}"), &format!("{done:?}"));
     }
     good
 }

@@ -13,6 +13,7 @@ use cowback_block_store::namespace::{AttrChange, NamespaceError, Target, Timespe
 use cowback_block_store::{FileDevice, MemoryDevice, OpenOptions, Profile, Store};
 use cowback_btrfs_disk::ChecksumKind;
 use cowback_extent_io::store::{ExtentStore, StoreError};
+use cowback_testkit::skipped;
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -279,17 +280,25 @@ fn a_shrunk_volume_is_hardly_larger_than_what_it_holds() {
     }
 }
 
+/// How mkfs.btrfs is asked for a block group tree: once with `-R`, now with `-O`. Many versions in between do not make one.
+fn block_group_tree_option() -> &'static str {
+    let listed = Command::new("mkfs.btrfs").args(["-R", "list-all"]).output();
+    let listed = listed.map(|listed| [listed.stdout, listed.stderr].concat()).unwrap_or_default();
+    if String::from_utf8_lossy(&listed).contains("block-group-tree") { "-R" } else { "-O" }
+}
+
 /// An image that mkfs made of a directory, with the features given.
 fn mkfs(path: &Path, content: &Path, features: &[&str]) -> bool {
     if !crate::support::have("mkfs.btrfs") {
-        println!("SKIPPED: mkfs.btrfs is not installed");
+        skipped("images that mkfs.btrfs makes", "it is not installed");
         return false;
     }
     let made =
         Command::new("mkfs.btrfs").args(features).arg("--rootdir").arg(content).arg(path).output();
     let made = made.unwrap();
     if !made.status.success() {
-        println!("SKIPPED: {features:?}: {}", String::from_utf8_lossy(&made.stderr));
+        let what = format!("images of mkfs.btrfs {features:?}");
+        skipped(&what, &String::from_utf8_lossy(&made.stderr));
     }
     made.status.success()
 }
@@ -305,10 +314,9 @@ fn volumes_that_others_made_are_read_changed_and_stay_sound() {
         std::fs::write(content.join(format!("dir/file{number}")), &data).unwrap();
         files.insert(format!("dir/file{number}"), data);
     }
-    let kinds: [&[&str]; 8] = [
+    let kinds: [&[&str]; 7] = [
         &[],
-        &["-O", "block-group-tree"],
-        &["-R", "block-group-tree"],
+        &[block_group_tree_option(), "block-group-tree"],
         &["-R", "^free-space-tree"],
         &["-R", "^free-space-tree", "-O", "^no-holes"],
         &["-m", "single", "-d", "single", "-n", "4096"],

@@ -1,6 +1,6 @@
 //! The same images under the Linux kernel: mounted, read, changed there, and changed again by the store.
 //!
-//! Needs root and loop devices; says SKIPPED where there are none.
+//! Needs root and loop devices; is skipped where there are none.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,7 @@ use cowback_base::Ino;
 use cowback_block_store::namespace::Target;
 use cowback_block_store::{FileDevice, OpenOptions, Store};
 use cowback_btrfs_disk::TreeId;
+use cowback_testkit::skipped;
 
 /// An image, mounted until dropped.
 pub(crate) struct Mount {
@@ -24,7 +25,7 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// Mounts `image`, or says SKIPPED.
+    /// Mounts `image`, or says that this is skipped.
     pub(crate) fn new(image: &Path, options: &str) -> Option<Self> {
         let at = image.with_extension("mnt");
         fs::create_dir_all(&at).unwrap();
@@ -40,7 +41,7 @@ impl Mount {
             let may =
                 why.contains("permission") || why.contains("superuser") || why.contains("loop");
             assert!(may, "mounting {}: {why}", image.display());
-            println!("SKIPPED: {why}");
+            skipped("a mount by the kernel", &why);
             return None;
         }
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
@@ -137,7 +138,7 @@ fn the_kernel_and_the_store_take_turns_on_one_image() {
             println!("{features:?}");
             take_turns(&image);
         } else {
-            println!("SKIPPED: mkfs.btrfs {features:?}");
+            skipped(&format!("images of mkfs.btrfs {features:?}"), "it does not make them");
         }
     }
 }
@@ -149,8 +150,7 @@ fn quota_figures_are_counted_anew_after_the_store_was_there() {
     fs::File::create(&image).unwrap().set_len(200 << 20).unwrap();
     let made = Command::new("mkfs.btrfs").args(["-R", "quota"]).arg(&image).output();
     if !made.is_ok_and(|made| made.status.success()) {
-        println!("SKIPPED: mkfs.btrfs -R quota");
-        return;
+        return skipped("images of mkfs.btrfs -R quota", "it does not make them");
     }
     for round in 0..2 {
         let store = reopen(&image);

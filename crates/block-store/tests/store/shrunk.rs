@@ -8,6 +8,7 @@ use crate::support::{FILE, check, fixed, new_file, read, reopen, set_size, write
 use cowback_base::Ino;
 use cowback_block_store::{BlockDevice, MemoryDevice, OpenOptions, Store};
 use cowback_extent_io::store::{ExtentStore, StoreError};
+use cowback_testkit::skipped;
 
 const MIB: u64 = 1 << 20;
 
@@ -148,8 +149,7 @@ fn free_space_is_right_where_another_chunk_follows_the_data_as_mkfs_lays_them_ou
     std::fs::File::create(&path).unwrap().set_len(300 * MIB).unwrap();
     let made = std::process::Command::new("mkfs.btrfs").arg(&path).output();
     if !made.is_ok_and(|made| made.status.success()) {
-        println!("SKIPPED: mkfs.btrfs");
-        return;
+        return skipped("images of mkfs.btrfs", "it does not make them");
     }
     let store = reopen(&path);
     let (ino, _) = store.create(Ino::ROOT, b"file", &FILE).unwrap();

@@ -10,6 +10,7 @@ use cowback_block_store::{BlockDevice, Clock, FileDevice, FormatOptions, OpenOpt
 use cowback_extent_io::store::{
     Compression, ExtentKind, ExtentStore, FinishedExtent, InlineExtent, StoreResult,
 };
+use cowback_testkit::skipped;
 use uuid::Uuid;
 
 /// A regular file.
@@ -155,11 +156,10 @@ pub(crate) fn have(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success())
 }
 
-/// Runs `btrfs check` in both modes over an image; prints SKIPPED if there is none.
+/// Runs `btrfs check` in both modes over an image, if there is one.
 pub(crate) fn check(image: &Path) {
     if !have("btrfs") {
-        println!("SKIPPED: btrfs-progs is not installed");
-        return;
+        return skipped("btrfs check", "btrfs-progs is not installed");
     }
     for mode in ["--mode=original", "--mode=lowmem"] {
         let out = Command::new("btrfs")

@@ -76,6 +76,36 @@ pub(crate) fn copy(
     Ok(Copied { bytes, changed: has_changed(stat, &fstat(source).map_err(io::Error::from)?) })
 }
 
+/// As [`copy`], for a file that tells no size. It is empty; or it has content all the same, as those in /proc, and is read to its end.
+///
+/// One that has a size by now has grown since it was looked at: what was appended is left out.
+pub(crate) fn copy_unsized(
+    source: BorrowedFd<'_>,
+    stat: &Stat,
+    target: &File,
+    buffer: &mut [u8],
+    mut read: impl FnMut(u64),
+) -> Result<Copied, CopyError> {
+    let mut copied = Copied { bytes: 0, changed: false };
+    loop {
+        let got = match rustix::io::read(source, &mut *buffer) {
+            Ok(0) => return Ok(copied),
+            Ok(got) => got,
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(io::Error::from(error).into()),
+        };
+        let now = fstat(source).map_err(io::Error::from)?;
+        copied.changed = has_changed(stat, &now);
+        if now.st_size > 0 {
+            target.set_len(0)?;
+            return Ok(copied);
+        }
+        target.write_at(copied.bytes, &buffer[..got])?;
+        copied.bytes += got as u64;
+        read(got as u64);
+    }
+}
+
 fn read_some(source: BorrowedFd<'_>, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     loop {
         match pread(source, &mut *buffer, at) {

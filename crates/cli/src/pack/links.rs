@@ -47,11 +47,13 @@ impl Links {
         }
     }
 
-    /// Remembers a file with `names` names, the first of which is in the volume, as `ino`.
+    /// Remembers a file with `names` names, one of which is in the volume, as `ino`. If others are there of another inode, which takes no more, those that
+    /// follow are of this one.
     pub(super) fn remember(&mut self, file: FileId, names: u32, ino: u64) {
         if names > 1 {
             let key = self.key(file);
-            self.files.insert(key, Seen { ino, left: names - 1 });
+            self.files.entry(key).or_insert(Seen { ino, left: names }).ino = ino;
+            self.named(file);
         }
     }
 }
@@ -74,5 +76,16 @@ mod tests {
         links.named((1, 10));
         assert_eq!(links.find((1, 10)), None);
         assert_eq!(links.find((2, 10)), Some(258));
+    }
+
+    #[test]
+    fn a_file_that_goes_on_as_another_inode_is_remembered_until_its_last_name() {
+        let mut links = Links::default();
+        links.remember((1, 10), 4, 257);
+        links.named((1, 10));
+        links.remember((1, 10), 4, 258);
+        assert_eq!(links.find((1, 10)), Some(258));
+        links.named((1, 10));
+        assert_eq!(links.find((1, 10)), None);
     }
 }

@@ -22,6 +22,14 @@ pub(super) struct Counts {
     pub(super) bytes: u64,
     /// Entries that were left out.
     pub(super) left_out: u64,
+    /// Extended attributes that were, of entries that were not.
+    pub(super) attributes_left_out: u64,
+}
+
+/// `attributes` in words.
+fn attributes_of(attributes: u64) -> String {
+    let s = if attributes == 1 { "" } else { "s" };
+    format!("{attributes} attribute{s}")
 }
 
 /// The object that `--json` prints.
@@ -31,6 +39,7 @@ pub(super) struct Report {
     dirs: u64,
     hard_links: u64,
     left_out: u64,
+    attributes_left_out: u64,
     bytes_in: u64,
     bytes_stored: u64,
     ratio: f64,
@@ -45,7 +54,7 @@ pub(super) struct Report {
 }
 
 /// Bytes of data on disk, as far as they were handed to it.
-pub(super) fn stored(stats: &Stats) -> u64 {
+pub(crate) fn stored(stats: &Stats) -> u64 {
     let written = &stats.written;
     let kinds = [written.zlib, written.lzo, written.zstd, written.raw, written.inline];
     kinds.iter().map(|kind| kind.stored_bytes).sum()
@@ -61,6 +70,7 @@ impl Report {
             dirs: counts.dirs,
             hard_links: counts.links,
             left_out: counts.left_out,
+            attributes_left_out: counts.attributes_left_out,
             bytes_in: counts.bytes,
             bytes_stored,
             ratio: ratio(counts.bytes, bytes_stored),
@@ -77,10 +87,13 @@ impl Report {
 
     /// One line.
     pub(super) fn summary(&self) -> String {
-        let left_out = match self.left_out {
+        let mut left_out = match self.left_out {
             0 => String::new(),
             left => format!("; {left} left out"),
         };
+        if self.attributes_left_out > 0 {
+            left_out += &format!("; {} left out", attributes_of(self.attributes_left_out));
+        }
         format!(
             "{}, {}: {} stored, ratio {:.2}, in {:.2} s, {:.0} MiB/s{left_out}",
             amount(self.files, self.bytes_in),

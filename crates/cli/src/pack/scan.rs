@@ -9,8 +9,9 @@ use crate::progress::{Progress, counting};
 use crate::walk::{DirStack, file_id, open_dir};
 
 /// Counts the bytes of all files below `root`. What cannot be read counts nothing: the walk that packs will name it.
-pub(super) fn count(root: OwnedFd, progress: &mut Progress) -> u64 {
+pub(super) fn count(root: OwnedFd, one_file_system: bool, progress: &mut Progress) -> u64 {
     let (mut bytes, mut files) = (0, 0);
+    let Ok(at_root) = fstat(&root) else { return 0 };
     let Ok(mut stack) = DirStack::new(root) else { return 0 };
     let mut levels = vec![batch(&stack)];
     while let Some(level) = levels.last_mut() {
@@ -34,6 +35,9 @@ pub(super) fn count(root: OwnedFd, progress: &mut Progress) -> u64 {
             FileType::Directory => {
                 let Ok(dir) = open_dir(stack.top(), &name.bytes) else { continue };
                 let Ok(stat) = fstat(&dir) else { continue };
+                if one_file_system && stat.st_dev != at_root.st_dev {
+                    continue;
+                }
                 stack.push(dir, file_id(&stat));
                 levels.push(batch(&stack));
             }

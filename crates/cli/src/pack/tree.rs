@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::vec;
 
+use cowback::error::NamespaceError;
 use cowback::{File, NewEntry, SetAttributes, Volume};
 use rustix::fs::{AtFlags, FileType, Stat, fstat, readlinkat, statat};
 use rustix::io::Errno;
 
 use crate::args::PackArgs;
-use crate::failure::{About, Explain, Failure, Outcome, shown};
-use crate::pack::copy::{BUFFER, CopyError, copy};
+use crate::failure::{About, Explain, Failure, Outcome, readable, shown};
+use crate::pack::copy::{BUFFER, CopyError, copy, copy_unsized};
 use crate::pack::entry::{TimePolicy, permissions, special};
 use crate::pack::links::Links;
 use crate::pack::names::{self, Name};
@@ -51,6 +52,8 @@ pub(super) struct Packer<'a> {
     held: usize,
     /// Bytes of metadata since the last commit.
     weight: u64,
+    /// The source's file system, if the walk is to stay in it.
+    only_on: Option<u64>,
 }
 
 /// A directory on the way.
@@ -113,6 +116,7 @@ impl<'a> Packer<'a> {
             trail: Trail::default(),
             held: 0,
             weight: 0,
+            only_on: None,
         }
     }
 
@@ -124,6 +128,7 @@ impl<'a> Packer<'a> {
     /// Packs everything below `root`.
     pub(super) fn pack(&mut self, root: OwnedFd) -> Outcome<()> {
         let stat = fstat(&root).about(&self.args.source)?;
+        self.only_on = self.args.one_file_system.then_some(stat.st_dev);
         let mut stack = DirStack::new(root).about(&self.args.source)?;
         let level = self.enter(stack.top(), &stat, 0);
         let mut levels = vec![self.must(level)?];
@@ -156,9 +161,12 @@ impl<'a> Packer<'a> {
         (NAMES_HELD.saturating_sub(self.held) / 4).max(NAMES_MIN)
     }
 
-    /// Reads a directory that is in the volume already.
+    /// Reads a directory that is in the volume already, unless it is where the walk is not to go.
     fn enter(&mut self, dir: BorrowedFd<'_>, stat: &Stat, trail_len: usize) -> Entry<Level> {
-        let batch = names::read(dir, None, self.names_limit())?;
+        let batch = match self.only_on {
+            Some(dev) if dev != stat.st_dev => names::Batch::default(),
+            _ => names::read(dir, None, self.names_limit())?,
+        };
         self.held += batch.weight;
         self.counts.dirs += 1;
         let attributes = self.times.attributes(stat);
@@ -243,24 +251,24 @@ impl<'a> Packer<'a> {
 
     /// Gives a file that was just made its content and attributes.
     fn fill(&mut self, file: &OwnedFd, stat: &Stat, target: &File) -> Entry<()> {
-        if stat.st_size > 0 {
-            let Self { buffer, counts, progress, volume, .. } = self;
-            let mut counts_now = *counts;
-            let read = |bytes| {
-                counts_now.bytes += bytes;
-                progress.show(counts_now.bytes, || message(counts_now, volume));
-            };
-            let copied = copy(file.as_fd(), stat, target, buffer, read);
-            let copied = copied.map_err(|error| self.copy_trouble(error))?;
-            self.counts.bytes += copied.bytes;
-            if copied.changed {
-                let source = self.trail.below(&self.args.source);
-                let why = "changed while it was read; stored as it was read";
-                self.progress.warn(&Failure::new(shown(source), why));
-            }
-            let in_tree = if copied.bytes <= INLINE_MAX { copied.bytes } else { 0 };
-            self.weigh(copied.bytes / 4096 * BLOCK_WEIGHT + in_tree)?;
+        let Self { buffer, counts, progress, volume, .. } = self;
+        let mut counts_now = *counts;
+        let read = |bytes| {
+            counts_now.bytes += bytes;
+            progress.show(counts_now.bytes, || message(counts_now, volume));
+        };
+        let copied = if stat.st_size > 0 {
+            copy(file.as_fd(), stat, target, buffer, read)
+        } else {
+            copy_unsized(file.as_fd(), stat, target, buffer, read)
+        };
+        let copied = copied.map_err(|error| self.copy_trouble(error))?;
+        self.counts.bytes += copied.bytes;
+        if copied.changed {
+            self.warn("changed while it was read; stored as it was read");
         }
+        let in_tree = if copied.bytes <= INLINE_MAX { copied.bytes } else { 0 };
+        self.weigh(copied.bytes / 4096 * BLOCK_WEIGHT + in_tree)?;
         let set = self.times.attributes(stat);
         target.set_attributes(&set).map_err(|error| self.volume_trouble(&error))
     }
@@ -294,8 +302,16 @@ impl<'a> Packer<'a> {
             return Ok(false);
         }
         let Some(ino) = self.links.find(file_id(stat)) else { return Ok(false) };
-        let linked = self.volume.hard_link_inode(ino, self.trail.path());
-        linked.map_err(|error| self.volume_trouble(&error))?;
+        match self.volume.hard_link_inode(ino, self.trail.path()) {
+            Ok(()) => {}
+            Err(cowback::Error::Name { source: NamespaceError::TooManyLinks { .. }, .. }) => {
+                self.warn(
+                    "has more names than btrfs gives a file; a copy of it gets those that follow",
+                );
+                return Ok(false);
+            }
+            Err(error) => return Err(self.volume_trouble(&error)),
+        }
         self.links.named(file_id(stat));
         self.counts.links += 1;
         Ok(true)
@@ -318,17 +334,36 @@ impl<'a> Packer<'a> {
         done.map_err(|error| self.volume_trouble(&error))
     }
 
-    /// Takes over the extended attributes. If one cannot be, the entry stays without it, and is named.
+    /// Takes over the extended attributes of an entry that is in the volume. It stays without one that btrfs has no room for, or that is to be done without
+    /// if it cannot be read; that is named and counted.
     fn take_xattrs(&mut self, place: Place<'_>) -> Outcome<()> {
-        let mut weight = 0;
-        let (path, volume, image) = (self.trail.path(), self.volume, &self.args.image);
-        let taken = self.xattrs.each(place, |name, value| {
-            weight += (name.len() + value.len()) as u64;
-            let set = volume.set_xattr(path, name, value);
-            set.map_err(|error| trouble_of(&error, image))
+        let Self { xattrs, volume, args, trail, progress, counts, .. } = self;
+        let (mut weight, path) = (0, trail.path());
+        let mut leave_out = |what: String| {
+            counts.attributes_left_out += 1;
+            progress.warn(&Failure::new(shown(trail.below(&args.source)), what));
+        };
+        let taken = xattrs.each(place, |name, value| {
+            let trouble = match value {
+                Ok(value) => {
+                    weight += (name.len() + value.len()) as u64;
+                    let set = volume.set_xattr(path, name, value);
+                    set.map_err(|error| trouble_of(&error, &args.image))
+                }
+                Err(error) if args.keep_going => Err(error.into()),
+                Err(error) => return Err(error.into()),
+            };
+            match trouble {
+                Err(Trouble::Entry(why)) => {
+                    leave_out(format!("attribute {}: {why}; left out", readable(name)));
+                    Ok(())
+                }
+                done => done,
+            }
         });
-        if let Err(trouble) = taken {
-            self.leave_out(trouble)?;
+        match taken {
+            Err(Trouble::Entry(why)) if args.keep_going => leave_out(why),
+            taken => self.must(taken)?,
         }
         self.weigh(weight)
     }
@@ -372,6 +407,11 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
+    /// Says something about the entry at the end of the trail that is no failure.
+    fn warn(&self, what: &str) {
+        self.progress.warn(&Failure::new(shown(self.trail.below(&self.args.source)), what));
+    }
+
     fn failure(&self, trouble: Trouble) -> Outcome<Failure> {
         match trouble {
             Trouble::Entry(why) => {
@@ -398,7 +438,6 @@ impl Level {
 /// Names and attributes that btrfs does not have are an entry's own trouble; anything else is the volume's.
 fn trouble_of(error: &cowback::Error, image: &std::path::Path) -> Trouble {
     use cowback::Error;
-    use cowback::error::NamespaceError;
     match error {
         Error::Name { source, .. } if !matches!(source, NamespaceError::Store(_)) => {
             Trouble::Entry(source.to_string())

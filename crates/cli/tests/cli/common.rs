@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, symlin
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use cowback_testkit::skipped;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 pub(crate) struct Ran {
@@ -226,7 +227,7 @@ fn make_special(root: &Path) {
                 mknodat(CWD, root.join("disk"), FileType::BlockDevice, mode, dev)
             });
         if let Err(error) = made {
-            println!("note: no device nodes here: {error}");
+            skipped("packing of device nodes", &error.to_string());
         }
     }
 }
@@ -240,7 +241,7 @@ fn set_odd_attributes(root: &Path) {
     for (name, value) in [("user.one", &b"1"[..]), ("user.empty", b""), ("user.long", &[7; 3000])] {
         for file in ["mixed", "dir"] {
             if let Err(error) = lsetxattr(root.join(file), name, value, XattrFlags::empty()) {
-                println!("note: no extended attributes here: {error}");
+                skipped("packing of extended attributes", &error.to_string());
             }
         }
     }

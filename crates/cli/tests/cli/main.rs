@@ -6,6 +6,7 @@ mod commands;
 mod common;
 mod counts;
 mod interrupted;
+mod kept;
 mod messages;
 mod owners;
 mod progress;

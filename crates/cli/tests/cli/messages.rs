@@ -149,7 +149,7 @@ fn what_comes_from_standard_input_has_the_attributes_of_what_it_replaces() {
     let volume = cowback::Volume::open(&image, &cowback::Options::default()).unwrap();
     let old = cowback::Timespec { sec: 1_000_000, nsec: 1 };
     let set = cowback::SetAttributes {
-        permissions: Some(0o640),
+        permissions: Some(0o6650),
         uid: Some(12),
         gid: Some(34),
         accessed: Some(old),
@@ -165,7 +165,7 @@ fn what_comes_from_standard_input_has_the_attributes_of_what_it_replaces() {
     cowback_fed(&["put", &image, "-", "link", "--grow"], b"a file").ok();
     let volume = cowback::Volume::open(&image, &cowback::Options::default()).unwrap();
     let new = volume.metadata("file").unwrap();
-    assert_eq!((new.permissions, new.uid, new.gid, new.size), (0o640, 12, 34, 11));
+    assert_eq!((new.permissions, new.uid, new.gid, new.size), (0o650, 12, 34, 11));
     assert_eq!(volume.list_xattrs("file").unwrap(), [b"user.kept"]);
     assert_eq!(volume.get_xattr("file", b"user.kept").unwrap(), b"value");
     assert!(new.modified.sec > 1_500_000_000 && new.accessed.sec > 1_500_000_000, "{new:?}");
@@ -173,7 +173,7 @@ fn what_comes_from_standard_input_has_the_attributes_of_what_it_replaces() {
     assert_eq!(volume.metadata("link").unwrap().permissions, 0o644);
     let help = cowback(&["put", "--help"]).ok().text();
     let words: Vec<&str> = help.split_whitespace().collect();
-    let said = "takes mode, owner and extended attributes (but for capabilities) of the file";
+    let said = "takes mode, owner and extended attributes (but for set-id bits and capabilities) of the file";
     assert!(words.join(" ").contains(said), "{help}");
 }
 
@@ -192,4 +192,15 @@ fn a_message_that_cannot_be_written_is_no_reason_to_panic() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let status = program().args(["ls", "/no/such/image"]).stderr(full).status().unwrap();
     assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn a_size_in_which_no_image_can_be_made_is_refused_with_the_least_that_can() {
+    let place = Place::new();
+    for size in ["1", "8388607"] {
+        let ran = cowback(&["mkfs", &place.arg("a.img"), "--size", size]);
+        ran.fails(1, &["a.img", &format!("{size} bytes are fewer than 8 MiB")]);
+        assert_eq!(place.names(), [""; 0]);
+    }
+    cowback(&["mkfs", &place.arg("a.img"), "--size", "8M"]).ok();
 }

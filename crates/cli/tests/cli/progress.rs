@@ -67,3 +67,22 @@ fn a_check_shows_how_much_it_has_read() {
     assert!(seen.contains("checking: read ") && seen.contains("MiB/s"), "{seen:?}");
     assert!(!seen.contains("ETA"), "nobody knows how much is left: {seen:?}");
 }
+
+#[test]
+fn a_put_is_measured_and_says_at_its_end_how_it_went() {
+    let place = Place::new();
+    let image = place.arg("a.img");
+    cowback(&["mkfs", &image, "--size", "64M"]).ok();
+    fs::write(place.path("noise"), noise(1, 12 << 20)).unwrap();
+    fs::write(place.path("text"), text(1, 12 << 20)).unwrap();
+    let seen = on_terminal(&["put", &image, &place.arg("noise"), "f", "--threads", "1"]);
+    assert!(seen.contains("/12.00 MiB ") && seen.contains("ratio"), "{seen:?}");
+    assert_eq!(on_terminal(&["put", &image, &place.arg("text"), "f", "-q"]), "");
+    let put = |more: &[&str]| cowback(&[&["put", &image, &place.arg("text"), "f"], more].concat());
+    let said = put(&[]).ok().text();
+    assert!(said.starts_with("12.0 MiB: ") && said.lines().count() == 1, "{said}");
+    assert_eq!(put(&["-q"]).ok().text(), "");
+    let object = put(&["--json"]).ok().json();
+    assert_eq!(object["bytes_in"], 12 << 20);
+    assert!(object["ratio"].as_f64().unwrap() > 2.0, "{object}");
+}

@@ -111,7 +111,8 @@ impl Model {
 #[derive(Debug, Clone)]
 enum Op {
     Create(usize, usize, bool),
-    Link(usize, usize, usize),
+    CreateUnnamed(usize),
+    Link(usize, usize, usize, LinkMode),
     Unlink(usize, usize),
     Rmdir(usize, usize),
     Rename(usize, usize, usize, usize, RenameMode),
@@ -126,9 +127,11 @@ fn any_op() -> impl Strategy<Value = Op> {
         RenameMode::NoReplace,
         RenameMode::Exchange,
     ]);
+    let link = any::<(bool, bool)>().prop_map(|(first, replace)| LinkMode { first, replace });
     prop_oneof![
         4 => (d.clone(), n.clone(), any::<bool>()).prop_map(|(d, n, dir)| Op::Create(d, n, dir)),
-        2 => (0..8usize, d.clone(), n.clone()).prop_map(|(f, d, n)| Op::Link(f, d, n)),
+        2 => d.clone().prop_map(Op::CreateUnnamed),
+        4 => (0..8usize, d.clone(), n.clone(), link).prop_map(|(f, d, n, m)| Op::Link(f, d, n, m)),
         2 => (d.clone(), n.clone()).prop_map(|(d, n)| Op::Unlink(d, n)),
         2 => (d.clone(), n.clone()).prop_map(|(d, n)| Op::Rmdir(d, n)),
         5 => (d.clone(), n.clone(), d, n, mode).prop_map(|(a, b, c, d, m)| Op::Rename(a, b, c, d, m)),
@@ -197,7 +200,8 @@ impl Run {
     fn step(&mut self, op: Op) {
         let result: Result<(), &str> = match op {
             Op::Create(d, n, is_dir) => self.create(self.dir(d), &name(n), is_dir),
-            Op::Link(f, d, n) => self.link(f, self.dir(d), &name(n)),
+            Op::CreateUnnamed(d) => self.create_unnamed(self.dir(d)),
+            Op::Link(f, d, n, mode) => self.link(f, self.dir(d), &name(n), mode),
             Op::Unlink(d, n) => self.remove(self.dir(d), &name(n), false),
             Op::Rmdir(d, n) => self.remove(self.dir(d), &name(n), true),
             Op::Rename(od, on, nd, nn, mode) => {
@@ -228,8 +232,7 @@ impl Run {
             Some(names) if names.contains_key(name) => Err("EEXIST"),
             Some(_) => Ok(()),
         };
-        let last = self.dirs.iter().chain(&self.files).max().copied().unwrap();
-        let ino = inode::next_ino(&self.mock, FS, last).unwrap();
+        let ino = self.next_ino();
         let new = if is_dir { DIR } else { FILE };
         let result = create(&mut self.mock, FS, Ino(dir), name, ino, &new).map(drop);
         assert_eq!(result.map_err(errno), expected);
@@ -246,17 +249,47 @@ impl Run {
         Ok(())
     }
 
-    fn link(&mut self, f: usize, dir: u64, name: &[u8]) -> Result<(), &'static str> {
-        let Some(&file) = self.files.get(f) else { return Ok(()) };
-        let expected = match self.model.dirs.get(&dir) {
-            _ if self.model.links[&file] == 0 => Err("ESTALE"),
-            None => Err("ESTALE"),
-            Some(names) if names.contains_key(name) => Err("EEXIST"),
-            Some(_) => Ok(()),
-        };
-        let result = link(&mut self.mock, FS, Ino(file), Ino(dir), name).map(drop);
+    fn next_ino(&self) -> Ino {
+        let last = self.dirs.iter().chain(&self.files).max().copied().unwrap();
+        inode::next_ino(&self.mock, FS, last).unwrap()
+    }
+
+    fn create_unnamed(&mut self, dir: u64) -> Result<(), &'static str> {
+        let ino = self.next_ino();
+        let result = create_unnamed(&mut self.mock, FS, Ino(dir), ino, &FILE).map(drop);
+        let expected = if self.model.is_dir(dir) { Ok(()) } else { Err("ESTALE") };
         assert_eq!(result.map_err(errno), expected);
         if expected.is_ok() {
+            self.model.links.insert(ino.0, 0);
+            self.files.push(ino.0);
+        }
+        Ok(())
+    }
+
+    fn link(
+        &mut self,
+        f: usize,
+        dir: u64,
+        name: &[u8],
+        mode: LinkMode,
+    ) -> Result<(), &'static str> {
+        let Some(&file) = self.files.get(f) else { return Ok(()) };
+        let there = self.model.dirs.get(&dir).map(|names| names.get(name).copied());
+        let expected = match there {
+            _ if self.model.links[&file] == 0 && !mode.first => Err("ESTALE"),
+            None => Err("ESTALE"),
+            Some(Some(_)) if !mode.replace => Err("EEXIST"),
+            Some(Some(there)) if self.model.is_dir(there) => Err("EISDIR"),
+            Some(there) => Ok(there),
+        };
+        let result = link_as(&mut self.mock, FS, Ino(file), (Ino(dir), name), mode);
+        let lost = |removed: Removed| removed.ino.0;
+        assert_eq!(
+            result.map(|removed| removed.map(lost)).map_err(errno),
+            expected.map(|there| there.filter(|there| *there != file))
+        );
+        if expected.is_ok_and(|there| there != Some(file)) {
+            self.model.drop_name(dir, name);
             *self.model.links.get_mut(&file).unwrap() += 1;
             self.model.dirs.get_mut(&dir).unwrap().insert(name.to_vec(), file);
         }
