@@ -198,7 +198,7 @@ impl<'a> Check<'a> {
                 let mut files = FileTree::new(media, tree, uses, unpacker.as_mut());
                 let whole = walk.tree(media, start, out, &mut |item, out| files.item(item, out));
                 let is_snapshot = !root.v2.parent_uuid.is_nil();
-                files.finish(whole, &roots.links, is_snapshot, out);
+                files.finish(whole, roots.links_of(tree.0), is_snapshot, out);
                 whole
             }
             tree => {
