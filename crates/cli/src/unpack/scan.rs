@@ -52,7 +52,7 @@ impl Count {
         self.files += 1;
         if metadata.kind == FileType::Regular {
             // Holes are not written.
-            self.bytes += metadata.size.min(metadata.allocated);
+            self.bytes = self.bytes.saturating_add(metadata.size.min(metadata.allocated));
         }
     }
 }
