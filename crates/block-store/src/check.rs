@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 
 use cowback_btrfs_disk::items::RootItem;
 use cowback_btrfs_disk::superblock::{CompatRo, Superblock};
-use cowback_btrfs_disk::{ItemKind, Key, TreeId};
 use cowback_extent_io::store::StoreResult;
 
 use crate::device::BlockDevice;
@@ -33,6 +32,7 @@ mod roots;
 mod supers;
 mod walk;
 
+pub use cowback_btrfs_disk::{ItemKind, Key, TreeId};
 pub use problem::{Place, Problem, Report, Subject};
 
 use chunks::{Allocation, Whole};

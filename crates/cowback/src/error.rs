@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use cowback_base::Ino;
 pub use cowback_block_store::namespace::NamespaceError;
 pub use cowback_extent_io::StoreError;
 

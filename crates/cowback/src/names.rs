@@ -222,8 +222,9 @@ impl Volume {
     /// Sets attributes of an entry. A symlink is not followed.
     ///
     /// # Errors
-    /// It does not exist.
+    /// It does not exist; [`Error::Option`] for a time that is none.
     pub fn set_attributes(&self, path: impl AsRef<Path>, set: &SetAttributes) -> Result<()> {
+        set.check()?;
         self.on_inode(path.as_ref(), |inner, ino| {
             inner.set_attributes(ino, inner.nodes.get(ino).as_ref(), set)
         })

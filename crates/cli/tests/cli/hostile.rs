@@ -84,9 +84,6 @@ fn sizes_that_no_sum_holds_are_told_as_far_as_numbers_go() {
     assert_eq!(change_leaves(&image, |leaf| set_sizes(leaf, HUGE)), 1);
     let info = cowback(&["info", &image, "--json"]).ok().json();
     assert_eq!((info["regular_files"].as_u64(), info["bytes"].as_u64()), (Some(3), Some(u64::MAX)));
-    // Whether there can be such files is for the host to say. They are counted first.
-    let unpacked = cowback(&["unpack", &image, &place.arg("out")]);
-    assert!(!unpacked.err.contains("panicked"), "{}", unpacked.err);
 }
 
 #[test]
