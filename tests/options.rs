@@ -93,9 +93,10 @@ fn a_time_that_is_none_is_refused_and_changes_nothing() {
         }
     }
     assert_eq!(file.metadata().unwrap(), before);
-    let last = Some(Timespec { sec: 1, nsec: 999_999_999 });
-    file.set_attributes(&SetAttributes { modified: last, ..SetAttributes::default() }).unwrap();
-    assert_eq!(file.metadata().unwrap().modified, last.unwrap());
+    let last = Timespec { sec: 1, nsec: 999_999_999 };
+    file.set_attributes(&SetAttributes { modified: Some(last), ..SetAttributes::default() })
+        .unwrap();
+    assert_eq!(file.metadata().unwrap().modified, last);
 }
 
 #[test]
