@@ -148,9 +148,12 @@ fn an_error_of_metadata_fails_the_sync_of_a_file_that_has_no_other_data() {
                 if reason.contains(name));
             assert!(told, "{refused:?}");
         }
+        let reason = volume.read_only_reason();
+        assert!(reason.as_ref().is_some_and(|why| why.contains(name)), "{reason:?}");
         assert!(io_error(volume.try_resume(), name), "the device is still gone");
         device.disarm();
         volume.try_resume().unwrap();
+        assert_eq!(volume.read_only_reason(), None);
         file.sync_data().unwrap();
         other.sync_data().unwrap();
         drop((file, other));

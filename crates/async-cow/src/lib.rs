@@ -40,7 +40,7 @@ use policy::Policy;
 use submit::submit_compressed_extents;
 use turnstile::Turnstile;
 
-pub use counters::CounterSnapshot;
+pub use counters::{CounterSnapshot, KindCount};
 pub use policy::{CompressionPolicy, ExtentSize, FilePolicy, PolicyError};
 pub use pool::WorkerPool;
 

@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 
 use cowback_btrfs_disk::items::RootItem;
 use cowback_btrfs_disk::superblock::{CompatRo, Superblock};
-use cowback_btrfs_disk::{ItemKind, Key, TreeId};
 use cowback_extent_io::store::StoreResult;
 
 use crate::device::BlockDevice;
@@ -33,6 +32,7 @@ mod roots;
 mod supers;
 mod walk;
 
+pub use cowback_btrfs_disk::{ItemKind, Key, TreeId};
 pub use problem::{Place, Problem, Report, Subject};
 
 use chunks::{Allocation, Whole};
@@ -198,7 +198,7 @@ impl<'a> Check<'a> {
                 let mut files = FileTree::new(media, tree, uses, unpacker.as_mut());
                 let whole = walk.tree(media, start, out, &mut |item, out| files.item(item, out));
                 let is_snapshot = !root.v2.parent_uuid.is_nil();
-                files.finish(whole, &roots.links, is_snapshot, out);
+                files.finish(whole, roots.links_of(tree.0), is_snapshot, out);
                 whole
             }
             tree => {

@@ -14,6 +14,17 @@ pub use file::FileDevice;
 pub use memory::MemoryDevice;
 
 /// A flat array of bytes that survives, once flushed.
+///
+/// What who implements this may rely on, and what is relied on:
+///
+/// * All methods may be called from any thread, and many at once; a write may come while a flush is under way.
+/// * Ranges that are written at the same time never overlap. A read that meets a write of the same range may give either, sector by sector.
+/// * Offsets and lengths of what is read and written are multiples of 4 KiB. Buffers, and the single parts of a write, are not aligned.
+/// * A write is durable once a flush that began after it had returned has returned without an error, and nothing else makes it so. Until then any
+///   subset of its sectors of 512 bytes may be there after a crash, in any order with those of other writes; a sector is old or new, and what no write
+///   touches does not change.
+/// * A new length is durable like a write.
+/// * What was written is read back at once, flushed or not.
 pub trait BlockDevice: Send + Sync + fmt::Debug {
     /// Fills `buf` from `offset`.
     ///

@@ -118,10 +118,17 @@ impl Uuids {
     }
 }
 
+/// Why no volume can have this label, if none can.
+#[must_use]
+pub fn label_fault(label: &str) -> Option<&'static str> {
+    let fits = label.len() < LABEL_LEN && !label.contains('\0');
+    (!fits).then_some("it may have 255 bytes, none of them 0")
+}
+
 /// Lays a new volume out in memory; the first commit writes it.
 pub(crate) fn format(device: Arc<dyn BlockDevice>, options: &FormatOptions) -> StoreResult<State> {
-    if options.label.len() >= LABEL_LEN || options.label.contains('\0') {
-        return Err(corrupt("label", "format", "it may have 255 bytes, none of them 0"));
+    if let Some(why) = label_fault(&options.label) {
+        return Err(corrupt("label", "format", why));
     }
     let total = options.total_bytes / 4096 * 4096;
     let grow = options.grow && device.can_resize();

@@ -34,7 +34,7 @@ mod unflushed;
 pub use clock::Clock;
 pub use device::{BlockDevice, FileDevice, MemoryDevice};
 pub use disk::CopyStats;
-pub use format::{FormatOptions, Profile};
+pub use format::{FormatOptions, Profile, label_fault};
 pub use open::OpenOptions;
 pub use shrink::Fit;
 pub use store::{SpaceStats, Store, StoreStats};

@@ -49,6 +49,7 @@ pub struct Store {
 
 /// Space of one class, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct SpaceStats {
     /// Of all block groups.
     pub total: u64,
@@ -56,12 +57,13 @@ pub struct SpaceStats {
     pub free: u64,
     /// Freed, and not to be used again before a commit.
     pub pinned: u64,
-    /// Promised, and not yet allocated.
+    /// Promised, and not yet allocated. Of data alone: zero for metadata and system.
     pub promised: u64,
 }
 
 /// Figures of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct StoreStats {
     /// Last committed transaction.
     pub generation: u64,

@@ -6,10 +6,11 @@
 mod watched;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use cowback::check::Report as CheckReport;
-use cowback::{FileType, Metadata, Volume};
+use cowback::{File, FileType, Metadata, Volume};
 use serde::Serialize;
 
 use crate::args::{CheckArgs, EngineArgs};
@@ -175,30 +176,35 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// Reads a file from end to end. What cannot be read is named, block range by block range.
+    /// Reads a file from end to end. An extent of which something cannot be read is named once, and the rest of it is left: how long it is, the image says.
     fn content(&mut self, path: &Path, metadata: &Metadata) -> Result<(), String> {
         if metadata.size == 0 {
             return Ok(());
         }
         let file = self.volume.open_file(path).map_err(|error| own(&error))?;
-        for range in file.data_ranges().map_err(|error| own(&error))? {
-            let mut at = range.start;
-            while at < range.end {
-                let want = usize::try_from(range.end - at).unwrap_or(BUFFER).min(BUFFER);
-                match file.read_at(at, &mut self.buffer[..want]) {
-                    Ok(got) if got == want => {}
-                    Ok(got) => {
-                        return Err(format!("corrupt: it ends at {}", at + got as u64));
-                    }
-                    Err(error) => {
-                        let end = at + want as u64;
-                        self.wrong(path, format!("bytes {at} to {end}: {}", own(&error)));
-                    }
-                }
-                at += want as u64;
-                self.seen.1 += want as u64;
-                self.show();
+        for extent in file.extents().map_err(|error| own(&error))? {
+            if !extent.prealloc {
+                self.extent(path, &file, extent.range)?;
             }
+        }
+        Ok(())
+    }
+
+    fn extent(&mut self, path: &Path, file: &File, range: Range<u64>) -> Result<(), String> {
+        let mut at = range.start;
+        while at < range.end {
+            let want = usize::try_from(range.end - at).unwrap_or(BUFFER).min(BUFFER);
+            match file.read_at(at, &mut self.buffer[..want]) {
+                Ok(got) if got == want => {}
+                Ok(got) => return Err(format!("corrupt: it ends at {}", at + got as u64)),
+                Err(error) => {
+                    self.wrong(path, format!("bytes {at} to {}: {}", range.end, own(&error)));
+                    break;
+                }
+            }
+            at += want as u64;
+            self.seen.1 = self.seen.1.saturating_add(want as u64);
+            self.show();
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! `cowback info`: what an image is, and how its files are stored.
+//!
+//! What cannot be read is named and left out: what the superblock tells is told in any case. Sizes are the image's word, and sums of them end at `u64::MAX`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use cowback::{FileType, Volume};
 use serde::Serialize;
@@ -36,6 +39,8 @@ struct Info {
     ratio: f64,
     extents: u64,
     codecs: BTreeMap<&'static str, Codec>,
+    /// Files and directories that could not be read: what they hold is not counted.
+    unreadable: u64,
 }
 
 /// How much is stored in one way.
@@ -60,40 +65,46 @@ struct Count {
     linked: HashSet<u64>,
     /// Extents that were seen, by their place: files may share them, and a file may hold several parts of one.
     extents: HashSet<u64>,
+    unreadable: u64,
 }
 
 pub(crate) fn run(args: &InfoArgs) -> Outcome<Status> {
     let volume = engine::open_for_reading(&args.image, &args.engine)?;
     let mut count = Count::default();
-    let mut tour = Tour::new(&volume, std::path::Path::new(""));
-    let fail = |tour: &Tour<'_>, why| {
-        Failure::new(format!("{}: {}", shown(&args.image), in_volume(tour.path())), why)
-    };
-    tour.enter().map_err(|why| fail(&tour, why))?;
-    count.dirs += 1;
-    while let Some(step) = tour.next() {
-        let counted = match step {
-            Step::Entry(entry) if entry.ino == 0 => Ok(()), // another subvolume
-            Step::Entry(entry) if entry.kind == FileType::Dir => {
-                count.dirs += 1;
-                tour.enter()
-            }
-            Step::Entry(_) => count.entry(&volume, &tour).map_err(|error| own(&error)),
-            Step::Leave => Ok(()),
-            Step::Bad(why) => Err(why),
-        };
-        counted.map_err(|why| fail(&tour, why))?;
-    }
+    count.walk(&volume, &args.image);
     let info = count.end(&volume);
     if args.json {
         output::json(&info)?
     } else {
         output::line(&info.text())?
     }
-    Ok(Status::Done)
+    Ok(Status::failed_if(info.unreadable > 0))
 }
 
 impl Count {
+    fn walk(&mut self, volume: &Volume, image: &Path) {
+        let mut tour = Tour::new(volume, Path::new(""));
+        self.dirs += 1;
+        let mut counted = tour.enter();
+        loop {
+            if let Err(why) = counted {
+                self.unreadable += 1;
+                Failure::new(format!("{}: {}", shown(image), in_volume(tour.path())), why).print();
+            }
+            counted = match tour.next() {
+                None => return,
+                Some(Step::Entry(entry)) if entry.ino == 0 => Ok(()), // another subvolume
+                Some(Step::Entry(entry)) if entry.kind == FileType::Dir => {
+                    self.dirs += 1;
+                    tour.enter()
+                }
+                Some(Step::Entry(_)) => self.entry(volume, &tour).map_err(|error| own(&error)),
+                Some(Step::Leave) => Ok(()),
+                Some(Step::Bad(why)) => Err(why),
+            };
+        }
+    }
+
     fn entry(&mut self, volume: &Volume, tour: &Tour<'_>) -> cowback::Result<()> {
         let metadata = volume.metadata(tour.path())?;
         if metadata.nlink > 1 && !self.linked.insert(metadata.ino) {
@@ -105,7 +116,7 @@ impl Count {
             return Ok(());
         }
         self.regular_files += 1;
-        self.bytes += metadata.size;
+        self.bytes = self.bytes.saturating_add(metadata.size);
         if metadata.size == 0 {
             return Ok(());
         }
@@ -116,10 +127,10 @@ impl Count {
                 Some(_) => extent.codec,
             };
             let codec = self.codecs.entry(name).or_default();
-            codec.bytes += extent.range.end - extent.range.start;
+            codec.bytes = codec.bytes.saturating_add(extent.range.end - extent.range.start);
             if extent.disk.is_none_or(|disk| self.extents.insert(disk)) {
                 codec.extents += 1;
-                codec.bytes_stored += extent.stored;
+                codec.bytes_stored = codec.bytes_stored.saturating_add(extent.stored);
             }
         }
         Ok(())
@@ -130,7 +141,7 @@ impl Count {
         for codec in self.codecs.values_mut() {
             codec.ratio = ratio(codec.bytes, codec.bytes_stored);
         }
-        let sum = |of: fn(&Codec) -> u64| self.codecs.values().map(of).sum::<u64>();
+        let sum = |of: fn(&Codec) -> u64| self.codecs.values().map(of).fold(0, u64::saturating_add);
         let bytes_stored = sum(|codec| codec.bytes_stored);
         Info {
             uuid: volume.uuid().to_string(),
@@ -152,6 +163,7 @@ impl Count {
             ratio: ratio(sum(|codec| codec.bytes), bytes_stored),
             extents: sum(|codec| codec.extents),
             codecs: self.codecs,
+            unreadable: self.unreadable,
         }
     }
 }
@@ -192,6 +204,9 @@ impl Info {
                 Size(codec.bytes_stored),
                 codec.ratio
             ));
+        }
+        if self.unreadable > 0 {
+            lines.push(format!("unreadable  {}: not all is counted", self.unreadable));
         }
         lines.join("\n")
     }

@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use cowback::device::FileDevice;
 use cowback::{Options, Volume};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -120,19 +121,7 @@ impl Target {
         }
         self.pending.complete(|| self.rename())?;
         // The content is on disk; without this the name might not be after a power cut.
-        let synced = File::open(parent_of(&self.image)).and_then(|parent| parent.sync_all());
-        match synced {
-            // A directory that may not be read, or cannot be synced.
-            Err(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied
-                ) =>
-            {
-                Err(error).about(&self.image)
-            }
-            _ => Ok(()),
-        }
+        FileDevice::sync_name(&self.image).about(&self.image)
     }
 
     fn rename(&self) -> Outcome<()> {

@@ -5,7 +5,7 @@ use cowback_block_store::BlockDevice;
 use crate::error::Result;
 use crate::volume::Volume;
 
-pub use cowback_block_store::check::{Problem, Report};
+pub use cowback_block_store::check::{ItemKind, Key, Place, Problem, Report, Subject, TreeId};
 
 impl Volume {
     /// As [`Volume::check`], of what is on `device`. A device that counts what is read from it tells how far the check is: it reads everything that

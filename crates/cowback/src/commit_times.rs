@@ -16,6 +16,7 @@ pub(crate) struct CommitTimes {
 
 /// Commits of a volume since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CommitStats {
     /// Commits that succeeded.
     pub count: u64,

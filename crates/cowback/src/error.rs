@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use cowback_base::Ino;
 pub use cowback_block_store::namespace::NamespaceError;
 pub use cowback_extent_io::StoreError;
 
@@ -74,11 +75,11 @@ impl Error {
         matches!(self, Self::Name { source: NotFound { .. } | NoInode { .. }, .. })
     }
 
+    /// What went wrong with `path`. It is copied only if something did.
     pub(crate) fn at(path: &Path) -> impl FnOnce(NamespaceError) -> Self {
-        let path = path.to_path_buf();
         move |source| match source {
             NamespaceError::Store(error) => Self::Store(error),
-            source => Self::Name { path, source },
+            source => Self::Name { path: path.to_path_buf(), source },
         }
     }
 }

@@ -202,7 +202,7 @@ impl File {
     ///
     /// # Errors
     /// What could not be written, or a write of this file that failed since this handle last asked (it is tried again, and the
-    /// next sync tells how that went).
+    /// next sync tells how that went). On a volume that was opened for reading, as [`Volume::commit`](crate::Volume::commit).
     pub fn sync_data(&self) -> Result<()> {
         self.inner.check_open()?;
         let result = match self.sync_in_place() {
@@ -247,7 +247,8 @@ impl File {
         Ok(self.inner.store.sync_in_place(self.node.io.ino(), self.node.io.size())?)
     }
 
-    /// Starts to write back what is dirty, without waiting for it to be on disk.
+    /// Starts to write back what is dirty, without waiting for it to be on disk. It may wait for room: as much as may be on its way at once is, and
+    /// something has to arrive first. While a commit takes its cut this does nothing, as that commit writes all of it back.
     pub fn start_writeback(&self) {
         if self.inner.check_open().is_ok()
             && let Some(_flushing) = self.inner.flush_gate.try_read()
@@ -297,8 +298,9 @@ impl File {
     /// Sets attributes of the file.
     ///
     /// # Errors
-    /// A volume that takes no changes, no space; its inode cannot be read.
+    /// A volume that takes no changes, no space; its inode cannot be read; [`Error::Option`] for a time that is none.
     pub fn set_attributes(&self, set: &crate::SetAttributes) -> Result<()> {
+        set.check()?;
         self.inner.change(Gates::Names, || {
             let set = self.inner.set_attributes(self.node.io.ino(), Some(&self.node), set);
             set.map_err(Error::at(Path::new("")))
@@ -330,7 +332,10 @@ impl File {
         self.node.io.delalloc_bytes().0
     }
 
-    /// The ranges of the file that have data; between them are holes, or what is preallocated and was not written to. Data that is still dirty is written back first.
+    /// The ranges of the file that have data; between them are holes, or what is preallocated and was not written to. Data that is still dirty is written
+    /// back first, and waited for.
+    ///
+    /// Ranges begin and end at blocks of 4 KiB, but for the last, which ends with the file: a byte that was written makes its block data.
     ///
     /// # Errors
     /// As [`File::sync_data`], and extents that cannot be read.
@@ -357,8 +362,8 @@ impl File {
 }
 
 impl File {
-    /// The first byte at or after `offset` that is not in a hole, nor preallocated and unwritten; `None` if there is none before the end of the file. Data that is still
-    /// dirty is written back first.
+    /// The first byte at or after `offset` that is not in a hole, nor preallocated and unwritten; `None` if there is none before the end of the file. Whole
+    /// blocks are one or the other, and data that is still dirty is written back first, as for [`File::data_ranges`].
     ///
     /// # Errors
     /// As [`File::data_ranges`].
@@ -367,7 +372,7 @@ impl File {
     }
 
     /// The first byte at or after `offset` that is in a hole, or preallocated and unwritten, where the end of the file counts as one; `None` if `offset` is not in the
-    /// file. Data that is still dirty is written back first.
+    /// file. Whole blocks are one or the other, and data that is still dirty is written back first, as for [`File::data_ranges`].
     ///
     /// # Errors
     /// As [`File::data_ranges`].

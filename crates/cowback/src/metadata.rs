@@ -4,6 +4,7 @@ use cowback_base::Ino;
 use cowback_block_store::namespace::inode::split_rdev;
 use cowback_block_store::namespace::{FileType, InodeAttr, NamespaceError, Timespec};
 
+use crate::error::Error;
 use crate::inner::Inner;
 
 /// What is known about an entry of a volume.
@@ -92,7 +93,7 @@ impl NewEntry {
     }
 }
 
-/// Attributes to set; what is `None` stays as it is.
+/// Attributes to set; what is `None` stays as it is. Times have fewer than 10^9 nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetAttributes {
     /// Permission bits.
@@ -107,6 +108,25 @@ pub struct SetAttributes {
     pub modified: Option<Timespec>,
 }
 
+impl SetAttributes {
+    /// Refuses what no inode can have.
+    pub(crate) fn check(&self) -> crate::Result<()> {
+        check_time("accessed", self.accessed)?;
+        check_time("modified", self.modified)
+    }
+}
+
+/// Refuses a time that is none.
+pub(crate) fn check_time(option: &'static str, time: Option<Timespec>) -> crate::Result<()> {
+    match time.filter(|time| time.nsec >= 1_000_000_000) {
+        Some(time) => {
+            let why = format!("{} nanoseconds are a second or more", time.nsec);
+            Err(Error::Option { option, why })
+        }
+        None => Ok(()),
+    }
+}
+
 impl Inner {
     /// The attributes of an inode, with what of them is newer in memory.
     pub(crate) fn metadata_of(&self, ino: Ino) -> Result<Metadata, NamespaceError> {
@@ -116,7 +136,7 @@ impl Inner {
         let mut metadata = Metadata::of(ino, &self.store.inode(ino)?);
         if let Some(node) = node {
             metadata.size = node.io.size();
-            metadata.allocated += node.io.delalloc_bytes().1;
+            metadata.allocated = metadata.allocated.saturating_add(node.io.delalloc_bytes().1);
         }
         if let Some(modified) = modified {
             metadata.modified = modified;

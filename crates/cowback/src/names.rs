@@ -165,7 +165,7 @@ impl Volume {
         Inner::check_not_root(path.as_ref())?;
         self.change(path.as_ref(), |inner, dir, name| {
             let removed = inner.store.rmdir(dir, name)?;
-            inner.dirs.forget();
+            inner.dirs.forget(removed.ino);
             inner.last_name_gone(removed.ino);
             Ok(())
         })
@@ -181,7 +181,7 @@ impl Volume {
         self.change(from.as_ref(), |inner, dir, name| {
             let mode = RenameMode::Replace;
             let replaced = inner.store.rename((dir, name), (to_dir, to_name), mode)?;
-            inner.dirs.forget();
+            inner.dirs.forget_all();
             if let Some(removed) = replaced.filter(|removed| removed.nlink == 0) {
                 inner.last_name_gone(removed.ino);
             }
@@ -222,8 +222,9 @@ impl Volume {
     /// Sets attributes of an entry. A symlink is not followed.
     ///
     /// # Errors
-    /// It does not exist.
+    /// It does not exist; [`Error::Option`] for a time that is none.
     pub fn set_attributes(&self, path: impl AsRef<Path>, set: &SetAttributes) -> Result<()> {
+        set.check()?;
         self.on_inode(path.as_ref(), |inner, ino| {
             inner.set_attributes(ino, inner.nodes.get(ino).as_ref(), set)
         })

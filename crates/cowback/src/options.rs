@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use cowback_block_store::Clock;
 use cowback_block_store::format::MIN_VOLUME;
 use cowback_block_store::namespace::Timespec;
+use cowback_block_store::{Clock, label_fault};
 use uuid::Uuid;
 
 use crate::budget::{Budget, Group, Limits};
 use crate::error::{Error, Result};
+use crate::metadata::check_time;
 
-pub use cowback_async_cow::{CompressionPolicy, ExtentSize};
+pub use cowback_async_cow::{CompressionPolicy, ExtentSize, PolicyError};
 pub use cowback_block_store::{Fit, Profile};
-pub use cowback_codec::ChecksumKind;
+pub use cowback_codec::{Algorithm, ChecksumKind, CompressionSpec, Level, SpecError};
 
 /// Options of [`Volume::create`](crate::Volume::create) and [`Volume::open`](crate::Volume::open).
 ///
@@ -37,6 +38,9 @@ pub struct Options {
     pub threads: usize,
     /// Bytes of file content kept in memory, 1 MiB at least. A quarter of it may be dirty before writeback starts, half before writers wait; from three
     /// eighths on they are slowed down, by at most 4 milliseconds for each MiB.
+    ///
+    /// Tree blocks have a cache of their own, a sixteenth as large, but at least 8 MiB and at most 1 GiB. It is the volume's alone and comes on top, also with a
+    /// [`group`](Options::group): no budget counts it.
     pub cache_bytes: u64,
     /// The group that the volume's files belong to unless [`File::set_group`](crate::File::set_group) says otherwise, and with it the budget of
     /// memory that the volume shares with others. `None`: a budget of its own, of `cache_bytes`.
@@ -48,14 +52,14 @@ pub struct Options {
     pub metadata: Profile,
     /// Checksum algorithm of the new volume. Ignored when opening.
     pub checksum: ChecksumKind,
-    /// Label of the new volume, at most 255 bytes. Ignored when opening.
+    /// Label of the new volume, at most 255 bytes, none of them NUL. Ignored when opening.
     pub label: String,
     /// File system id of the new volume; all other ids follow from it. `None`: a random one. Ignored when opening.
     pub uuid: Option<Uuid>,
-    /// The time that everything gets instead of the clock's, so that the same calls make the same image.
+    /// The time that everything gets instead of the clock's, so that the same calls make the same image. Fewer than 10^9 nanoseconds.
     pub fixed_time: Option<Timespec>,
     /// How often a background thread commits. A commit writes back all that is dirty, so that no dirty data gets much older than this: there
-    /// is no other expiry. `None`: never; then the image depends on nothing but the sequence of calls, and writeback is started by the
+    /// is no other expiry. A millisecond at least. `None`: never; then the image depends on nothing but the sequence of calls, and writeback is started by the
     /// writer that crosses the limit.
     pub commit_interval: Option<Duration>,
     /// Whether the volume is opened for reading only. Ignored when creating.
@@ -88,6 +92,8 @@ impl Default for Options {
 
 /// Bytes of a tree block, as volumes are made.
 const NODE_BYTES: u64 = 16 << 10;
+/// Least time between two commits that the background thread makes of itself: with less it would do nothing else.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 impl Options {
     /// The least [`Options::cache_bytes`] that there may be.
@@ -100,21 +106,26 @@ impl Options {
             let why = format!("{} bytes are fewer than {least} MiB", self.cache_bytes);
             return Err(Error::Option { option: "cache_bytes", why });
         }
-        Ok(())
+        if let Some(interval) = self.commit_interval.filter(|interval| *interval < INTERVAL_MIN) {
+            let why = format!("{interval:?} is less than a millisecond; `None` is for never");
+            return Err(Error::Option { option: "commit_interval", why });
+        }
+        check_time("fixed_time", self.fixed_time)
     }
 
-    /// Refuses a size in which no volume can be made.
-    pub(crate) fn check_size(&self) -> Result<()> {
-        match self.size {
-            Some(bytes) if bytes < MIN_VOLUME => {
-                let least = MIN_VOLUME >> 20;
-                let why = format!(
-                    "{bytes} bytes are fewer than {least} MiB, the least that a volume has"
-                );
-                Err(Error::Option { option: "size", why })
-            }
-            _ => Ok(()),
+    /// As [`Options::check`], for a new volume.
+    pub(crate) fn check_new(&self) -> Result<()> {
+        self.check()?;
+        if let Some(why) = label_fault(&self.label) {
+            return Err(Error::Option { option: "label", why: why.to_owned() });
         }
+        if let Some(bytes) = self.size.filter(|bytes| *bytes < MIN_VOLUME) {
+            let least = MIN_VOLUME >> 20;
+            let why =
+                format!("{bytes} bytes are fewer than {least} MiB, the least that a volume has");
+            return Err(Error::Option { option: "size", why });
+        }
+        Ok(())
     }
 
     /// The group that the volume's files belong to at first.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use cowback_base::Ino;
 use cowback_base::sync::Mutex;
@@ -14,10 +14,16 @@ use cowback_block_store::namespace::{FileType, NamespaceError, Target};
 use crate::error::{Error, Result};
 use crate::inner::Inner;
 
-/// Directories that are remembered by path.
+/// Directories that are remembered by path, and bytes of these paths.
 const DIRS_MAX: usize = 512;
+const DIR_BYTES_MAX: usize = 256 << 10;
+/// Bytes of the longest path that is remembered so; of a longer one, only the way to it is, until another takes its place.
+const DIR_PATH_MAX: usize = 4096;
 
 /// Directories that were resolved not long ago.
+///
+/// Two things are remembered: the directories at some paths, and the whole way to the one that was resolved last. A path that goes along with that way
+/// is looked up from where the two part. So a walk through a tree looks up each directory once, however deep it lies.
 ///
 /// What was looked up before a directory moved and would be remembered after it is refused, by the generation.
 #[derive(Debug, Default)]
@@ -27,40 +33,144 @@ pub(crate) struct DirCache {
 
 #[derive(Debug, Default)]
 struct Cached {
-    dirs: HashMap<PathBuf, Ino>,
+    dirs: HashMap<Vec<u8>, Ino>,
+    dir_bytes: usize,
+    /// Out of here while somebody goes on along it.
+    way: Way,
     generation: u64,
 }
 
-impl DirCache {
-    /// The directory at `path`: the remembered one, or what `lookup` finds.
-    fn get_or_lookup<E>(
-        &self,
-        path: &Path,
-        lookup: impl FnOnce() -> std::result::Result<Ino, E>,
-    ) -> std::result::Result<Ino, E> {
-        let generation = {
-            let cached = self.cached.lock();
-            if let Some(ino) = cached.dirs.get(path) {
-                return Ok(*ino);
-            }
-            cached.generation
-        };
-        let ino = lookup()?;
-        let mut cached = self.cached.lock();
-        if cached.generation == generation {
-            if cached.dirs.len() >= DIRS_MAX {
-                cached.dirs.clear();
-            }
-            cached.dirs.insert(path.to_path_buf(), ino);
+/// A path with the directory at each of its steps.
+#[derive(Debug, Default)]
+struct Way {
+    path: Vec<u8>,
+    /// How many bytes of the path lead to which directory: ascending.
+    steps: Vec<(usize, Ino)>,
+}
+
+impl Way {
+    /// Goes back to where `path` parts from this way.
+    fn back_to_common(&mut self, path: &[u8]) {
+        let common = common_prefix(&self.path, path);
+        let is_border = |end: usize| path.get(end).is_none_or(|byte| *byte == b'/');
+        let fits = |&(end, _): &(usize, Ino)| end <= common && is_border(end);
+        // Of the steps that end within what is common, only the last may end within a name of `path`.
+        let mut steps = self.steps.partition_point(|(end, _)| *end <= common);
+        while self.steps[..steps].last().is_some_and(|last| !fits(last)) {
+            steps -= 1;
         }
-        Ok(ino)
+        self.cut(steps);
     }
 
-    /// Some directory was removed or renamed. Called before the change can be seen to be over.
-    pub(crate) fn forget(&self) {
+    fn cut(&mut self, steps: usize) {
+        self.steps.truncate(steps);
+        self.path.truncate(self.len());
+    }
+
+    /// Bytes of the path up to the last step.
+    fn len(&self) -> usize {
+        self.steps.last().map_or(0, |(end, _)| *end)
+    }
+
+    fn last(&self) -> Ino {
+        self.steps.last().map_or(Ino::ROOT, |(_, ino)| *ino)
+    }
+
+    /// Goes on to all of `path`, of which this way is a part.
+    fn go_on<E>(
+        &mut self,
+        path: &[u8],
+        mut step: impl FnMut(Ino, &[u8]) -> std::result::Result<Ino, E>,
+    ) -> std::result::Result<(), E> {
+        let mut at = self.len();
+        for piece in path[at..].split(|byte| *byte == b'/') {
+            let end = at + piece.len();
+            if !piece.is_empty() && piece != b"." {
+                let ino = step(self.last(), piece)?;
+                self.path.extend_from_slice(&path[self.path.len()..end]);
+                self.steps.push((end, ino));
+            }
+            at = end + 1;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes with which both begin.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    // In pieces, which are compared at the speed of memory.
+    const PIECE: usize = 256;
+    let pieces = a.chunks(PIECE).zip(b.chunks(PIECE));
+    let same = pieces.take_while(|(a, b)| a == b).count() * PIECE;
+    let rest = a.iter().zip(b).skip(same).take_while(|(a, b)| a == b).count();
+    (same + rest).min(a.len())
+}
+
+impl Cached {
+    fn forget_dirs(&mut self) {
+        self.generation += 1;
+        self.dirs.clear();
+        self.dir_bytes = 0;
+    }
+
+    fn remember(&mut self, path: &[u8], ino: Ino) {
+        if path.len() > DIR_PATH_MAX {
+            return;
+        }
+        if self.dirs.len() >= DIRS_MAX || self.dir_bytes + path.len() > DIR_BYTES_MAX {
+            self.dirs.clear();
+            self.dir_bytes = 0;
+        }
+        if self.dirs.insert(path.to_vec(), ino).is_none() {
+            self.dir_bytes += path.len();
+        }
+    }
+}
+
+impl DirCache {
+    /// The directory at `path`, from what is remembered and by `step` from a directory to one in it.
+    fn resolve<E>(
+        &self,
+        path: &[u8],
+        step: impl FnMut(Ino, &[u8]) -> std::result::Result<Ino, E>,
+    ) -> std::result::Result<Ino, E> {
+        let (generation, mut way) = {
+            let mut cached = self.cached.lock();
+            if path.len() <= DIR_PATH_MAX
+                && let Some(ino) = cached.dirs.get(path)
+            {
+                return Ok(*ino);
+            }
+            (cached.generation, std::mem::take(&mut cached.way))
+        };
+        way.back_to_common(path);
+        let result = way.go_on(path, step);
+        let ino = way.last();
         let mut cached = self.cached.lock();
-        cached.generation += 1;
-        cached.dirs.clear();
+        if cached.generation == generation {
+            cached.way = way;
+            if result.is_ok() {
+                cached.remember(path, ino);
+            }
+        }
+        result.map(|()| ino)
+    }
+
+    /// Something was renamed, and may be a directory. Called before the change can be seen to be over.
+    pub(crate) fn forget_all(&self) {
+        let mut cached = self.cached.lock();
+        cached.forget_dirs();
+        cached.way = Way::default();
+    }
+
+    /// The directory `ino` was removed. Called before the change can be seen to be over.
+    pub(crate) fn forget(&self, ino: Ino) {
+        let mut cached = self.cached.lock();
+        cached.forget_dirs();
+        // Backwards, as what is removed is near the end: a directory is removed after all that is in it.
+        if let Some(at) = cached.way.steps.iter().rposition(|(_, step)| *step == ino) {
+            cached.way.cut(at);
+        }
     }
 }
 
@@ -115,19 +225,16 @@ impl Inner {
     }
 
     fn resolve_dir(&self, path: &Path) -> Result<Ino> {
-        self.dirs.get_or_lookup(path, || {
-            let mut ino = Ino::ROOT;
-            for component in path.components() {
-                if let Some(name) = name_of(component).map_err(Error::at(path))? {
-                    let (found, kind) = self.lookup(ino, name).map_err(Error::at(path))?;
-                    if kind != FileType::Dir {
-                        // Not to be remembered: nobody tells when it goes.
-                        return Err(Error::at(path)(NamespaceError::NotDir { ino: found }));
-                    }
-                    ino = found;
-                }
+        self.dirs.resolve(path.as_os_str().as_bytes(), |dir, name| {
+            if name == b".." {
+                return Err(Error::at(path)(dot_dot()));
             }
-            Ok(ino)
+            let (found, kind) = self.lookup(dir, name).map_err(Error::at(path))?;
+            if kind != FileType::Dir {
+                // Not to be remembered: nobody tells when it goes.
+                return Err(Error::at(path)(NamespaceError::NotDir { ino: found }));
+            }
+            Ok(found)
         })
     }
 
@@ -157,11 +264,13 @@ fn name_of(component: Component<'_>) -> std::result::Result<Option<&[u8]>, Names
     match component {
         Component::Normal(name) => Ok(Some(name.as_bytes())),
         Component::RootDir | Component::CurDir => Ok(None),
-        Component::ParentDir | Component::Prefix(_) => Err(NamespaceError::InvalidName {
-            name: "`..`".to_owned(),
-            why: "`..` is not resolved in a volume",
-        }),
+        Component::ParentDir | Component::Prefix(_) => Err(dot_dot()),
     }
+}
+
+fn dot_dot() -> NamespaceError {
+    let why = "`..` is not resolved in a volume";
+    NamespaceError::InvalidName { name: "`..`".to_owned(), why }
 }
 
 #[cfg(test)]
@@ -171,15 +280,122 @@ mod tests {
     #[test]
     fn a_directory_that_was_looked_up_before_it_moved_is_not_remembered_after() {
         let cache = DirCache::default();
-        let path = Path::new("a/b");
         let look = |ino, meanwhile: &dyn Fn()| {
-            cache.get_or_lookup(path, || {
+            cache.resolve(b"a", |_, _| {
                 meanwhile();
                 Ok::<_, ()>(Ino(ino))
             })
         };
-        assert_eq!(look(300, &|| cache.forget()), Ok(Ino(300)));
+        assert_eq!(look(300, &|| cache.forget(Ino(300))), Ok(Ino(300)));
         assert_eq!(look(301, &|| {}), Ok(Ino(301)), "the first was not remembered");
         assert_eq!(look(302, &|| {}), Ok(Ino(301)), "the second was");
+        cache.forget(Ino(301));
+        assert_eq!(look(303, &|| {}), Ok(Ino(303)), "it has moved");
+    }
+
+    /// A tree in which there is every directory, and each look-up is counted.
+    struct Tree {
+        cache: DirCache,
+        looked_up: usize,
+    }
+
+    impl Tree {
+        fn new() -> Self {
+            Self { cache: DirCache::default(), looked_up: 0 }
+        }
+
+        fn get(&mut self, path: &[u8]) -> Ino {
+            let found = self.cache.resolve(path, |dir, name| {
+                self.looked_up += 1;
+                Ok::<_, ()>(inside(dir, name))
+            });
+            found.unwrap()
+        }
+    }
+
+    /// The directory that a name leads to: another for each way.
+    fn inside(dir: Ino, name: &[u8]) -> Ino {
+        let mixed = name.iter().fold(dir.0, |sum, byte| sum.wrapping_mul(257) + u64::from(*byte));
+        Ino(mixed.wrapping_mul(3) | 1 << 63)
+    }
+
+    fn straight(path: &[u8]) -> Ino {
+        let names =
+            path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+        names.fold(Ino::ROOT, inside)
+    }
+
+    #[test]
+    fn each_directory_of_a_deep_tree_is_looked_up_once_on_the_way_down_and_back() {
+        const LEVELS: usize = 3000;
+        let mut tree = Tree::new();
+        let mut path = Vec::new();
+        let mut ends = Vec::new();
+        for level in 0..LEVELS {
+            ends.push(path.len());
+            path.extend_from_slice(if level == 0 { b"" } else { b"/" });
+            path.extend_from_slice(&[b'a' + u8::try_from(level % 26).unwrap(); 200]);
+            tree.get(&path);
+            tree.get(&path); // for each of its entries
+        }
+        assert_eq!(tree.looked_up, LEVELS);
+        assert_eq!(tree.get(&path), straight(&path));
+        // Back up, with another directory to look into at each level.
+        for end in ends.into_iter().rev() {
+            path.truncate(end);
+            let mut beside = path.clone();
+            beside.extend_from_slice(if end == 0 { b"z" } else { b"/z" });
+            tree.get(&beside);
+            tree.get(&path);
+        }
+        assert_eq!(tree.looked_up, 2 * LEVELS);
+        let cached = tree.cache.cached.lock();
+        assert!(cached.dir_bytes <= DIR_BYTES_MAX);
+        assert_eq!(cached.dir_bytes, cached.dirs.keys().map(Vec::len).sum::<usize>());
+    }
+
+    #[test]
+    fn a_deep_tree_is_removed_from_below_with_one_look_up_for_each_directory() {
+        const LEVELS: usize = 1000;
+        let mut tree = Tree::new();
+        let path = vec![b"name".as_slice(); LEVELS].join(&b'/');
+        tree.get(&path);
+        for level in (1..LEVELS).rev() {
+            let dir = &path[..5 * level - 1];
+            let gone = inside(straight(dir), b"name");
+            assert_eq!(tree.get(dir), straight(dir));
+            tree.cache.forget(gone);
+        }
+        assert_eq!(tree.looked_up, LEVELS);
+    }
+
+    #[test]
+    fn a_way_is_left_where_another_path_parts_from_it() {
+        let mut tree = Tree::new();
+        // Each is resolved after each other.
+        let paths: [&[u8]; 12] = [
+            b"", b"/", b"a", b"ab", b"/a", b"a/b", b"a//b", b"./a/b", b"a/b/", b"a/b/c", b"ab/c",
+            b"a/bb/c",
+        ];
+        for (first, second) in paths.iter().flat_map(|a| paths.iter().map(move |b| (a, b))) {
+            for path in [first, second] {
+                tree.cache.cached.lock().dirs.clear();
+                let (first, second) = (first.escape_ascii(), second.escape_ascii());
+                assert_eq!(tree.get(path), straight(path), "{first} and {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_hangs_below_a_directory_that_moved_is_looked_up_anew() {
+        let mut tree = Tree::new();
+        tree.get(b"a/b/c/d");
+        tree.cache.forget(straight(b"a/b"));
+        let before = tree.looked_up;
+        tree.get(b"a/b/c/d");
+        assert_eq!(tree.looked_up, before + 3, "`a` is where it was");
+        tree.cache.forget_all();
+        tree.get(b"a/b/c/d");
+        assert_eq!(tree.looked_up, before + 7);
     }
 }

@@ -6,7 +6,7 @@ use crate::budget::Group;
 use crate::inner::Inner;
 
 pub use crate::commit_times::CommitStats;
-pub use cowback_async_cow::CounterSnapshot;
+pub use cowback_async_cow::{CounterSnapshot, KindCount};
 pub use cowback_block_store::{CopyStats, SpaceStats, StoreStats};
 pub use cowback_page_cache::{CacheStats, GroupStats, WaitStats};
 

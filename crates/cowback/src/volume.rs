@@ -46,19 +46,21 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Makes a new, empty volume in the file `path`, which must not exist, or on the block device `path`.
+    /// Makes a new, empty volume in the file `path`, which must not exist, or on the block device `path`. When this returns, the empty volume survives a power
+    /// cut, under its name.
     ///
     /// # Errors
     /// The file cannot be made; a size too small for a volume; an option that cannot be.
     pub fn create(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
-        options.check()?;
+        options.check_new()?;
         if std::fs::metadata(path).is_ok_and(|at| at.file_type().is_block_device()) {
             let device = FileDevice::open(path, false).map_err(image(path))?;
             return Self::create_on(Arc::new(device), options);
         }
         let device = FileDevice::create_new(path).map_err(image(path))?;
-        Self::create_on(Arc::new(device), options).inspect_err(|_| {
+        let named = |volume| FileDevice::sync_name(path).map(|()| volume).map_err(image(path));
+        Self::create_on(Arc::new(device), options).and_then(named).inspect_err(|_| {
             // It was made just now, and nobody has anything in it.
             drop(std::fs::remove_file(path));
         })
@@ -70,10 +72,9 @@ impl Volume {
     /// # Errors
     /// As [`Volume::create`].
     pub fn create_on(device: Arc<dyn BlockDevice>, options: &Options) -> Result<Self> {
-        options.check()?;
-        options.check_size()?;
+        options.check_new()?;
         let len = device.len().map_err(|source| StoreError::Io {
-            op: "length",
+            op: "size",
             at: 0,
             len: 0,
             source: Arc::new(source),
@@ -171,10 +172,18 @@ impl Volume {
     /// # Errors
     /// Data that could not be written: nothing of this commit is on disk then, the data stays dirty, and the next commit tries again. Metadata or
     /// a superblock that could not be written, or a flush that failed: the volume takes no more changes until [`Volume::try_resume`], and
-    /// whoever opens it finds this commit whole, or the one before.
+    /// whoever opens it finds this commit whole, or the one before. [`StoreError::ReadOnly`] on a volume that was opened for reading, though there is nothing to
+    /// commit: whoever means to make something durable there is told that nothing is.
     pub fn commit(&self) -> Result<u64> {
         self.inner.check_open()?;
         self.inner.commit()
+    }
+
+    /// Why the volume takes no changes, if it takes none: it was opened for reading, or has stopped because of a failure, after which
+    /// [`Volume::try_resume`] may help. A volume stops in a commit, which may be one of the background thread: who has nothing to write learns of it here.
+    #[must_use]
+    pub fn read_only_reason(&self) -> Option<String> {
+        self.inner.store.read_only_reason()
     }
 
     /// Goes on after the volume has turned read-only because of a failure, if its cause is gone: there is space again, the device is back. The
@@ -191,6 +200,9 @@ impl Volume {
     }
 
     /// Commits and closes. Open files turn read-only and must not be used any more.
+    ///
+    /// The device, or the lock on the image, is let go of with the last of them, as it is when a volume is dropped: while a [`File`](crate::File) of this volume is
+    /// still there, opening the image is refused as if the volume were open ([`ResourceBusy`](std::io::ErrorKind::ResourceBusy)).
     ///
     /// # Errors
     /// As [`Volume::commit`]; what was not committed is lost then.

@@ -1,4 +1,5 @@
-//! Writeback errors, reported once to each open handle (law E1), as Linux's `errseq_t` does.
+//! Writeback errors, reported once to each open handle (law E1), as Linux's `errseq_t` does, but for one thing: a new handle starts at the current
+//! count, and so hears of no error that is older than itself, even if nobody has heard of it yet.
 //!
 //! The file keeps its latest error and a number that counts errors; a handle keeps the number that it has seen.
 

@@ -17,6 +17,9 @@ pub enum CompressionPolicy {
     Force(CompressionSpec),
 }
 
+/// Before the codec, in text, if it is always tried.
+const FORCE: &str = "force:";
+
 /// A compression that was not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -49,10 +52,16 @@ impl Default for CompressionPolicy {
 impl FromStr for CompressionPolicy {
     type Err = PolicyError;
 
-    /// `none`, or what [`CompressionSpec`] understands: `zstd`, `zstd:-5`, `zlib:9`, `lzo`.
+    /// `none`, or what [`CompressionSpec`] understands: `zstd`, `zstd:-5`, `zlib:9`, `lzo`; with `force:` before it, every extent is tried.
     fn from_str(text: &str) -> Result<Self, PolicyError> {
         if text == "none" {
             return Ok(Self::None);
+        }
+        if let Some(spec) = text.strip_prefix(FORCE) {
+            return spec
+                .parse()
+                .map(Self::Force)
+                .map_err(|error: cowback_codec::SpecError| PolicyError(error.to_string()));
         }
         text.parse()
             .map(Self::Heuristic)
@@ -60,11 +69,13 @@ impl FromStr for CompressionPolicy {
     }
 }
 
+/// As it is parsed.
 impl fmt::Display for CompressionPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.spec() {
-            None => f.write_str("none"),
-            Some(spec) => fmt::Display::fmt(&spec, f),
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Heuristic(spec) => fmt::Display::fmt(spec, f),
+            Self::Force(spec) => write!(f, "{FORCE}{spec}"),
         }
     }
 }
@@ -137,6 +148,20 @@ impl DataFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_prints_as_it_is_parsed() {
+        for text in ["none", "zstd:3", "zstd:-15", "zlib:9", "lzo", "force:zstd:3", "force:lzo"] {
+            let policy: CompressionPolicy = text.parse().unwrap();
+            assert_eq!(policy.to_string(), text);
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+            assert_eq!(policy.forced().to_string().parse(), Ok(policy.forced()), "{text}");
+        }
+        assert_ne!("force:zstd".parse::<CompressionPolicy>(), "zstd".parse());
+        for wrong in ["force", "force:", "force:none", "force:force:lzo", "zstd:force"] {
+            assert!(wrong.parse::<CompressionPolicy>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn extent_sizes_are_the_four() {

@@ -186,7 +186,7 @@ pub enum StoreError {
     /// The device failed.
     #[error("{op} of {len} bytes at {at}: {source}")]
     Io {
-        /// `read`, `write` or `flush`.
+        /// What it was to do, in a word: `read`, `write`, `flush`, `size` (to tell how many bytes it has), `grow`, `shrink`.
         op: &'static str,
         /// Device offset in bytes.
         at: u64,

@@ -66,9 +66,6 @@ pub(crate) struct Shared {
 
 impl Budget {
     /// A budget with nothing in it.
-    ///
-    /// # Panics
-    /// If the hard limit is less than one page: writers would wait for ever.
     #[must_use]
     pub fn new(limits: CacheLimits) -> Self {
         Self(Arc::new(Shared {
@@ -90,9 +87,6 @@ impl Budget {
 
     /// A new group with limits of its own, within those of the budget. `name` is for people; two groups may have the same. The group is
     /// there as long as there is a handle to it, or a file that belongs to it.
-    ///
-    /// # Panics
-    /// If the hard limit is less than one page.
     #[must_use]
     pub fn group(&self, name: impl Into<String>, limits: CacheLimits) -> Group {
         GroupState::create(&self.0, name.into(), limits)
@@ -123,9 +117,6 @@ impl Budget {
     }
 
     /// Sets other limits. Clean pages that are too many now go at once; what is dirty is written back by who writes next, or flushes.
-    ///
-    /// # Panics
-    /// If the hard limit is less than one page.
     pub fn set_limits(&self, limits: CacheLimits) {
         self.0.limits.set(limits);
         for group in self.0.groups() {

@@ -23,6 +23,7 @@ use crate::reclaim::shrink;
 
 /// What a cache holds at some moment, in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct CacheStats {
     /// Pages with content.
     pub pages: u64,
@@ -86,9 +87,6 @@ pub struct PageCache {
 
 impl PageCache {
     /// An empty cache with a budget of its own.
-    ///
-    /// # Panics
-    /// If the hard limit is less than one page: writers would wait for ever.
     #[must_use]
     pub fn new(limits: CacheLimits) -> Arc<Self> {
         Self::in_group(&Budget::new(limits).root())

@@ -110,9 +110,6 @@ impl Group {
     }
 
     /// Sets other limits. As [`Budget::set_limits`], for this group.
-    ///
-    /// # Panics
-    /// If the hard limit is less than one page.
     pub fn set_limits(&self, limits: CacheLimits) {
         self.0.limits.set(bounded(limits));
         self.0.fit_reclaim();

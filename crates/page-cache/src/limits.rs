@@ -12,7 +12,7 @@ pub struct CacheLimits {
     /// Dirty content from which on the flusher should run, until less than half of it is left.
     pub background: u64,
     /// Unwritten content, dirty or on its way to disk, at which writers wait. From half-way between `background` and here on they are
-    /// slowed down.
+    /// slowed down. At least a page (4 KiB): with less, writers would wait for ever, and it is taken as that.
     pub hard: u64,
 }
 
@@ -44,8 +44,6 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// # Panics
-    /// If the hard limit is less than one page: writers would wait for ever.
     pub(crate) fn new(limits: CacheLimits) -> Self {
         let these = Self {
             budget: AtomicU64::new(0),
@@ -57,14 +55,12 @@ impl Limits {
         these
     }
 
-    /// # Panics
-    /// As [`Limits::new`].
     pub(crate) fn set(&self, limits: CacheLimits) {
-        assert!(limits.hard >= BLOCK_SIZE, "with such a limit every writer waits for ever");
+        let hard = limits.hard.max(BLOCK_SIZE);
         self.budget.store(limits.budget, Ordering::SeqCst);
         // Were it above the hard limit, writers would wait for flushers that nobody starts.
-        self.background.store(limits.background.min(limits.hard), Ordering::SeqCst);
-        self.hard.store(limits.hard, Ordering::SeqCst);
+        self.background.store(limits.background.min(hard), Ordering::SeqCst);
+        self.hard.store(hard, Ordering::SeqCst);
     }
 
     pub(crate) fn get(&self) -> CacheLimits {
@@ -109,5 +105,13 @@ mod tests {
         assert!(!Limits::new(CacheLimits::UNLIMITED).want_writeback(u64::MAX - 1));
         limits.set(CacheLimits { background: 1 << 20, ..limits.get() });
         assert!(limits.want_writeback(1 << 16), "there are flushers before writers wait for them");
+    }
+
+    #[test]
+    fn a_hard_limit_lets_a_page_be_written_at_least() {
+        for hard in [0, 1, BLOCK_SIZE - 1] {
+            let limits = Limits::new(CacheLimits { budget: 0, background: 0, hard });
+            assert_eq!(limits.get().hard, BLOCK_SIZE);
+        }
     }
 }

@@ -133,11 +133,10 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
     let mut findings = text::check(&repo);
     findings.extend(layers::check(&repo));
     findings.extend(scenarios::check(&repo));
-    let (law_findings, mut warnings) = laws::check(&repo);
-    findings.extend(law_findings);
+    findings.extend(laws::check(&repo));
     findings.sort_unstable();
     // Between crates a circle is impossible; between modules it is a matter of taste, up to a point.
-    warnings.extend(cycles::check(&repo).iter().map(ToString::to_string));
+    let warnings: Vec<String> = cycles::check(&repo).iter().map(ToString::to_string).collect();
     for warning in &warnings {
         println!("tidy: warning: {warning}");
     }

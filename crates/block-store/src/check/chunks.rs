@@ -26,7 +26,7 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Allocation {
     chunks: BTreeMap<u64, ChunkItem>,
-    devices: Vec<DevItem>,
+    devices: BTreeMap<u64, DevItem>,
     extents: Vec<(Key, DevExtent)>,
     /// Block groups by first address.
     pub(super) groups: BTreeMap<u64, Group>,
@@ -38,7 +38,8 @@ impl Allocation {
         let key = item.key;
         match (key.objectid, key.kind) {
             (objectid::DEV_ITEMS, ItemKind::DEV_ITEM) => {
-                self.devices.extend(DevItem::parse(item.data));
+                let device = DevItem::parse(item.data).ok();
+                self.devices.extend(device.map(|device| (device.devid, device)));
             }
             (objectid::FIRST_CHUNK_TREE, ItemKind::CHUNK_ITEM) => {
                 let Ok(chunk) = ChunkItem::parse(key.offset, item.data) else { return };
@@ -145,8 +146,7 @@ impl Allocation {
         for (logical, chunk) in &self.chunks {
             let key = Key::new(objectid::FIRST_CHUNK_TREE, ItemKind::CHUNK_ITEM, *logical);
             for stripe in &chunk.stripes {
-                let device = self.devices.iter().find(|device| device.devid == stripe.devid);
-                match device {
+                match self.devices.get(&stripe.devid) {
                     None => {
                         let what =
                             format_args!("it is on device {}, which has no item", stripe.devid);
@@ -217,8 +217,7 @@ impl Allocation {
             let what = format_args!("chunk tree uuid: found {found}, expected {expected}");
             out.item(TreeId::DEV, key, what);
         }
-        let device = self.devices.iter().find(|device| device.devid == key.objectid);
-        if let Some(device) = device
+        if let Some(device) = self.devices.get(&key.objectid)
             && key.offset.saturating_add(extent.length) > device.total_bytes
         {
             let most = device.total_bytes;
@@ -236,7 +235,7 @@ impl Allocation {
         out: &mut Out<'_>,
     ) {
         let own = media.sb.dev_item.devid;
-        for device in &self.devices {
+        for device in self.devices.values() {
             let key = Key::new(objectid::DEV_ITEMS, ItemKind::DEV_ITEM, device.devid);
             let expected = used.get(&device.devid).copied().unwrap_or(0);
             if whole.devices && device.bytes_used != expected {
@@ -261,7 +260,7 @@ impl Allocation {
                 out.item(TreeId::CHUNK, &key, what);
             }
         }
-        if whole.chunks && !self.devices.iter().any(|device| device.devid == own) {
+        if whole.chunks && !self.devices.contains_key(&own) {
             let key = Key::new(objectid::DEV_ITEMS, ItemKind::DEV_ITEM, own);
             out.item(TreeId::CHUNK, &key, "it is missing");
         }

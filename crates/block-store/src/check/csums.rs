@@ -65,9 +65,7 @@ impl Csums {
         out: &mut Out<'_>,
     ) {
         if whole {
-            for one in uses {
-                self.check_use(one, out);
-            }
+            self.check_missing(uses, out);
         }
         let Some(extents) = extents else { return };
         let data = extents.list.iter().filter(|extent| extent.level.is_none());
@@ -80,21 +78,22 @@ impl Csums {
         self.check_odd(uses, out);
     }
 
-    /// Whether what a file extent item shows has checksums.
-    fn check_use(&self, one: &Use, out: &mut Out<'_>) {
-        if one.is_bare() {
-            return;
-        }
-        let range = one.on_disk();
-        if ranges::hold(&self.covered, range) {
-            return;
-        }
-        let covered = ranges::around(&self.covered, range);
-        for missing in ranges::subtract(&[range], covered) {
-            let key = Key::new(objectid::EXTENT_CSUM, ItemKind::EXTENT_CSUM, missing.start);
-            let user = user_of(std::slice::from_ref(one), one.bytenr);
-            let what = format_args!("the checksums of {} bytes are missing{user}", missing.len());
-            out.item(TreeId::CSUM, &key, what);
+    /// Tells of checksums that what files show lacks, by extent. Each range is told once, however many items show it, or parts of it.
+    fn check_missing(&self, uses: &[Use], out: &mut Out<'_>) {
+        let shown = uses.iter().filter(|one| !one.is_bare()).map(Use::on_disk);
+        let shown = ranges::join(shown.collect());
+        let mut starts = uses.iter().map(|one| one.bytenr).peekable();
+        for missing in ranges::subtract(&shown, &self.covered) {
+            let mut at = missing.start;
+            while at < missing.end {
+                while starts.next_if(|start| *start <= at).is_some() {}
+                let end = starts.peek().map_or(missing.end, |start| missing.end.min(*start));
+                let key = Key::new(objectid::EXTENT_CSUM, ItemKind::EXTENT_CSUM, at);
+                let (len, user) = (end - at, user_of(uses, at));
+                let what = format_args!("the checksums of {len} bytes are missing{user}");
+                out.item(TreeId::CSUM, &key, what);
+                at = end;
+            }
         }
     }
 

@@ -25,6 +25,9 @@ pub(super) fn user_of(uses: &[Use], address: u64) -> String {
 }
 
 /// Reads `range` from every copy and compares it with `sums`, one per block; without any it is only read.
+///
+/// The range is what some item says: it may be longer than any device. What no chunk or no device has is told once for each stretch of it, and left
+/// out; each stretch ends at a chunk.
 pub(super) fn verify(
     media: &Media<'_>,
     range: ByteRange,
@@ -32,49 +35,72 @@ pub(super) fn verify(
     uses: &[Use],
     out: &mut Out<'_>,
 ) {
-    let tell = |out: &mut Out<'_>, at: u64, what: String| {
-        out.tell(Subject::Data, Place::Address(at), what + &user_of(uses, at));
-    };
+    let size = media.sb.csum.size();
     let mut at = range.start;
     while at < range.end {
         // One checksum item may speak of data on both sides of a border of chunks.
-        let chunk = media.chunk_of(at).map(|(start, chunk)| start.saturating_add(chunk.length));
-        let end = range.end.min(chunk.unwrap_or(u64::MAX)).min(at.saturating_add(READ_MAX));
-        let piece = ByteRange::new(at, end);
-        at = piece.end;
-        let skip = usize::try_from((piece.start - range.start) / BLOCK_SIZE).unwrap_or(usize::MAX);
-        let size = media.sb.csum.size();
-        let sums = sums.map(|sums| sums.get(skip.saturating_mul(size)..).unwrap_or_default());
-        let copies = media.copies(piece);
-        if copies.is_empty() {
-            tell(out, piece.start, "no chunk that can be read holds it".to_owned());
-            continue;
+        let stretch = ByteRange::new(at, range.end.min(media.next_border(at)));
+        at = stretch.end;
+        let there = ByteRange::at(stretch.start, media.bytes_there(stretch));
+        let mut step = there.start;
+        while step < there.end {
+            let piece = ByteRange::new(step, there.end.min(step.saturating_add(READ_MAX)));
+            step = piece.end;
+            let skip = usize::try_from((piece.start - range.start) / BLOCK_SIZE);
+            let skip = skip.unwrap_or(usize::MAX).saturating_mul(size);
+            let sums = sums.map(|sums| sums.get(skip..).unwrap_or_default());
+            verify_piece(media, piece, sums, uses, out);
         }
-        let mut good = true;
-        for copy in copies {
-            let which = format!("copy {} at device offset {}", copy.index + 1, copy.at);
-            match media.read(copy.at, piece.len()) {
-                Err(error) => {
+        if there.end < stretch.end {
+            let why = if media.chunk_of(stretch.start).is_none() {
+                "no chunk holds"
+            } else if there.is_empty() {
+                "no chunk that can be read holds"
+            } else {
+                "the device ends before"
+            };
+            let what = format!("{why} the {} bytes from here", stretch.end - there.end);
+            tell(out, there.end, what, uses);
+        }
+    }
+}
+
+fn tell(out: &mut Out<'_>, at: u64, what: String, uses: &[Use]) {
+    out.tell(Subject::Data, Place::Address(at), what + &user_of(uses, at));
+}
+
+/// As [`verify`], of what a chunk holds and can be read at once.
+fn verify_piece(
+    media: &Media<'_>,
+    piece: ByteRange,
+    sums: Option<&[u8]>,
+    uses: &[Use],
+    out: &mut Out<'_>,
+) {
+    let mut good = true;
+    for copy in media.copies(piece) {
+        let which = format!("copy {} at device offset {}", copy.index + 1, copy.at);
+        match media.read(copy.at, piece.len()) {
+            Err(error) => {
+                good = false;
+                tell(out, piece.start, format!("{which}: it cannot be read: {error}"), uses);
+            }
+            Ok(bytes) => {
+                for (block, count) in wrong_blocks(media, &bytes, sums) {
                     good = false;
-                    tell(out, piece.start, format!("{which}: it cannot be read: {error}"));
-                }
-                Ok(bytes) => {
-                    for (block, count) in wrong_blocks(media, &bytes, sums) {
-                        good = false;
-                        let at = piece.start + (block * BLOCK_SIZE_USIZE) as u64;
-                        let what = if count == 1 {
-                            format!("{which}: its checksum is wrong")
-                        } else {
-                            format!("{which}: the checksums of {count} blocks from here are wrong")
-                        };
-                        tell(out, at, what);
-                    }
+                    let at = piece.start + (block * BLOCK_SIZE_USIZE) as u64;
+                    let what = if count == 1 {
+                        format!("{which}: its checksum is wrong")
+                    } else {
+                        format!("{which}: the checksums of {count} blocks from here are wrong")
+                    };
+                    tell(out, at, what, uses);
                 }
             }
         }
-        if good && sums.is_some() {
-            out.report.verified_bytes += piece.len();
-        }
+    }
+    if good && sums.is_some() {
+        out.report.verified_bytes += piece.len();
     }
 }
 

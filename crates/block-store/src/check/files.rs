@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use cowback_btrfs_disk::items::{
-    DirEntry, FileExtent, FileExtentData, FileType, InodeExtref, InodeItem, InodeRef,
+    DirEntry, FileExtent, FileExtentData, FileType, InodeExtref, InodeItem, InodeRef, RootRef,
 };
 use cowback_btrfs_disk::superblock::Incompat;
 use cowback_btrfs_disk::{ItemKind, Key, TreeId, objectid};
@@ -13,7 +13,6 @@ use super::file_extents::{Content, Use};
 use super::media::Media;
 use super::names::{Leads, Named, Names, Source};
 use super::problem::Out;
-use super::roots::RootLink;
 use super::walk::Item;
 
 /// The inode whose items are being shown.
@@ -254,11 +253,12 @@ impl<'a> FileTree<'a> {
         }
     }
 
-    /// The whole tree was shown, or as much of it as could be read (`whole` says). `links` are all subvolumes' places.
-    pub(super) fn finish(
+    /// The whole tree was shown, or as much of it as could be read (`whole` says). `links` are
+    /// the subvolumes that have their place in it.
+    pub(super) fn finish<'l>(
         mut self,
         whole: bool,
-        links: &[RootLink],
+        links: impl Iterator<Item = (u64, &'l RootRef)>,
         is_snapshot: bool,
         out: &mut Out<'_>,
     ) {
@@ -282,11 +282,11 @@ impl<'a> FileTree<'a> {
             let key = Key::new(objectid::FIRST_FREE, ItemKind::INODE_ITEM, 0);
             out.item(self.tree, &key, "the root directory is missing");
         }
-        for link in links.iter().filter(|link| link.parent == self.tree.0) {
-            let leads = Leads::Root(link.child);
-            let (dir, index) = (link.item.dirid, link.item.sequence);
+        for (child, item) in links {
+            let leads = Leads::Root(child);
+            let (dir, index) = (item.dirid, item.sequence);
             let kind = FileType::Unknown;
-            self.names.add(Source::Target, dir, &link.item.name, leads, index, kind);
+            self.names.add(Source::Target, dir, &item.name, leads, index, kind);
         }
         self.names.check(self.tree, &self.inodes, &self.doubtful, is_snapshot, out);
     }

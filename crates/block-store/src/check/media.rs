@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use cowback_base::ByteRange;
+use cowback_base::{BLOCK_SIZE, ByteRange};
 use cowback_btrfs_disk::items::{BlockGroupFlags, ChunkItem, LeafRules};
 use cowback_btrfs_disk::superblock::{SUPER_OFFSETS, Superblock};
 
@@ -73,6 +73,22 @@ impl Media<'_> {
     pub(super) fn chunk_of(&self, logical: u64) -> Option<(u64, &ChunkItem)> {
         let (&start, chunk) = self.chunks.range(..=logical).next_back()?;
         (logical - start < chunk.length).then_some((start, chunk))
+    }
+
+    /// The end of the chunk that holds `logical`, or, if none does, the start of the next one; `u64::MAX` if there is none.
+    pub(super) fn next_border(&self, logical: u64) -> u64 {
+        if let Some((start, chunk)) = self.chunk_of(logical) {
+            return start.saturating_add(chunk.length);
+        }
+        let next = self.chunks.range(logical..).next();
+        next.map_or(u64::MAX, |(start, _)| *start)
+    }
+
+    /// How many of the first bytes of a range some copy has on the device, in whole blocks; zero if no chunk holds all of it.
+    pub(super) fn bytes_there(&self, range: ByteRange) -> u64 {
+        let copies = self.copies(range).into_iter();
+        let there = |at: u64| self.len.saturating_sub(at) / BLOCK_SIZE * BLOCK_SIZE;
+        copies.map(|copy| range.len().min(there(copy.at))).max().unwrap_or(0)
     }
 
     /// The copies of a range; none if no chunk holds all of it, or its profile is not known here.

@@ -1,6 +1,6 @@
 //! The root tree: which trees there are, how subvolumes hang together, and what the UUID tree says about them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cowback_btrfs_disk::items::uuid_key::{parse_uuid_item, uuid_key, uuid_of_key};
 use cowback_btrfs_disk::items::{DirEntry, RootItem, RootRef};
@@ -12,26 +12,18 @@ use super::media::Media;
 use super::problem::{Out, name_of};
 use super::walk::{Item, Start};
 
-/// The place of a subvolume in its parent.
-#[derive(Debug, Clone)]
-pub(super) struct RootLink {
-    /// The parent.
-    pub(super) parent: u64,
-    /// The subvolume.
-    pub(super) child: u64,
-    /// Where in the parent.
-    pub(super) item: RootRef,
-}
+/// The places of subvolumes in others, by parent and subvolume.
+type Links = BTreeMap<(u64, u64), RootRef>;
 
 /// What the root tree says.
 #[derive(Debug, Default)]
 pub(super) struct Roots {
     /// Root items, in order.
-    pub(super) list: Vec<(Key, RootItem)>,
-    /// From parents to subvolumes.
-    pub(super) links: Vec<RootLink>,
-    /// From subvolumes to parents.
-    back_links: Vec<RootLink>,
+    list: Vec<(Key, RootItem)>,
+    /// As the parents tell them.
+    links: Links,
+    /// As the subvolumes do.
+    back_links: Links,
     /// Which tree each `default` entry leads to.
     defaults: Vec<(Key, u64)>,
     /// The old free space cache.
@@ -48,13 +40,11 @@ impl Roots {
             }
             ItemKind::ROOT_REF => {
                 let item = RootRef::parse(data).ok();
-                let link = |item| RootLink { parent: key.objectid, child: key.offset, item };
-                self.links.extend(item.map(link));
+                self.links.extend(item.map(|item| ((key.objectid, key.offset), item)));
             }
             ItemKind::ROOT_BACKREF => {
                 let item = RootRef::parse(data).ok();
-                let link = |item| RootLink { parent: key.offset, child: key.objectid, item };
-                self.back_links.extend(item.map(link));
+                self.back_links.extend(item.map(|item| ((key.offset, key.objectid), item)));
             }
             ItemKind::INODE_ITEM | ItemKind::EXTENT_DATA => {
                 let used = self.cache.item(TreeId::ROOT, item, out);
@@ -97,10 +87,19 @@ impl Roots {
         self.list.iter().any(|(key, _)| key.objectid == tree.0)
     }
 
-    /// The subvolume, unless it is being deleted.
-    fn live(&self, id: u64) -> Option<&RootItem> {
-        let found = self.list.iter().find(|(key, item)| key.objectid == id && item.refs > 0);
-        found.map(|(_, item)| item)
+    /// The subvolumes that are there, but for those that are being deleted.
+    fn live(&self) -> HashMap<u64, &RootItem> {
+        let mut live = HashMap::new();
+        for (key, item) in self.list.iter().filter(|(_, item)| item.refs > 0) {
+            live.entry(key.objectid).or_insert(item);
+        }
+        live
+    }
+
+    /// The subvolumes that have their place in `parent`, and where that is.
+    pub(super) fn links_of(&self, parent: u64) -> impl Iterator<Item = (u64, &RootRef)> {
+        let own = self.links.range((parent, 0)..=(parent, u64::MAX));
+        own.map(|((_, child), item)| (*child, item))
     }
 
     /// Checks what the root tree alone tells; `whole` says that all of it was read.
@@ -128,8 +127,9 @@ impl Roots {
                 out.item(TreeId::ROOT, &key, what);
             }
         }
+        let live = self.live();
         for (key, tree) in &self.defaults {
-            if self.live(*tree).is_none() {
+            if !live.contains_key(tree) {
                 let what = format_args!(
                     "it leads to the {}, which does not exist",
                     name_of(TreeId(*tree))
@@ -137,16 +137,13 @@ impl Roots {
                 out.item(TreeId::ROOT, key, what);
             }
         }
-        self.check_links(out);
+        self.check_links(&live, out);
     }
 
     /// Whether both items of each subvolume's place are there and agree, and each subvolume has one.
-    fn check_links(&self, out: &mut Out<'_>) {
-        let map = |links: &[RootLink]| -> BTreeMap<(u64, u64), RootRef> {
-            links.iter().map(|link| ((link.parent, link.child), link.item.clone())).collect()
-        };
-        let (down, up) = (map(&self.links), map(&self.back_links));
-        for ((parent, child), item) in &down {
+    fn check_links(&self, live: &HashMap<u64, &RootItem>, out: &mut Out<'_>) {
+        let (down, up) = (&self.links, &self.back_links);
+        for ((parent, child), item) in down {
             let key = Key::new(*parent, ItemKind::ROOT_REF, *child);
             match up.get(&(*parent, *child)) {
                 Some(other) if other == item => {}
@@ -156,7 +153,7 @@ impl Roots {
                 }
                 None => out.item(TreeId::ROOT, &key, "it has no ROOT_BACKREF"),
             }
-            if self.live(*child).is_none() || self.live(*parent).is_none() {
+            if !live.contains_key(child) || !live.contains_key(parent) {
                 out.item(TreeId::ROOT, &key, "one of both subvolumes does not exist");
             }
         }
@@ -164,27 +161,29 @@ impl Roots {
             let key = Key::new(*child, ItemKind::ROOT_BACKREF, *parent);
             out.item(TreeId::ROOT, &key, "it has no ROOT_REF");
         }
+        let placed: HashSet<u64> = up.keys().map(|(_, child)| *child).collect();
         for (key, item) in &self.list {
             let id = key.objectid;
             let is_subvolume = (objectid::FIRST_FREE..=objectid::LAST_FREE).contains(&id);
-            if is_subvolume && item.refs > 0 && !up.keys().any(|(_, child)| *child == id) {
+            if is_subvolume && item.refs > 0 && !placed.contains(&id) {
                 out.item(TreeId::ROOT, key, "the subvolume has no place: no ROOT_BACKREF");
             }
         }
     }
 
     /// Compares the UUID tree with the subvolumes; `whole` says that it is there and all of it was read.
-    pub(super) fn check_uuids(
+    pub(super) fn check_uuids<'u>(
         &self,
         media: &Media<'_>,
-        uuids: &[UuidItem],
+        uuids: &'u [UuidItem],
         whole: bool,
         out: &mut Out<'_>,
     ) {
+        let live = self.live();
         for (key, ids) in uuids {
             let uuid = uuid_of_key(key);
             for id in ids {
-                let own = self.live(*id).map(|item| {
+                let own = live.get(id).map(|item| {
                     if key.kind == ItemKind::UUID_KEY_SUBVOL {
                         item.v2.uuid
                     } else {
@@ -208,6 +207,8 @@ impl Roots {
             // The kernel completes it when it mounts the volume.
             return;
         }
+        let names = |(key, ids): &'u UuidItem| ids.iter().map(|id| (*key, *id));
+        let named: HashSet<(Key, u64)> = uuids.iter().flat_map(names).collect();
         for (key, item) in &self.list {
             let tree = TreeId(key.objectid);
             if !tree.is_file_tree() || tree == TreeId::DATA_RELOC || item.refs == 0 {
@@ -219,8 +220,7 @@ impl Roots {
             ];
             for (uuid, kind) in wanted.into_iter().filter(|(uuid, _)| !uuid.is_nil()) {
                 let place = uuid_key(&uuid, kind);
-                let found = uuids.iter().find(|(key, _)| *key == place);
-                if !found.is_some_and(|(_, ids)| ids.contains(&tree.0)) {
+                if !named.contains(&(place, tree.0)) {
                     let what = format_args!("it does not name the {}", name_of(tree));
                     out.item(TreeId::UUID, &place, what);
                 }
@@ -253,5 +253,66 @@ fn check_root(key: &Key, item: &RootItem, out: &mut Out<'_>) {
     }
     if !tree.is_file_tree() && tree != TreeId::TREE_RELOC && item.refs != 1 {
         tell(out, format!("refs: found {}, expected 1", item.refs));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{FormatOptions, MemoryDevice, Store};
+
+    /// So many that to look through all of them for each of them would not end.
+    const MANY: u64 = 100_000;
+
+    fn root(id: u64, uuid: u128) -> (Key, RootItem) {
+        let blank = RootItem::parse(&[0; RootItem::LEN]).unwrap();
+        let mut item = RootItem { refs: 1, root_dirid: 256, bytenr: 4096, ..blank };
+        item.v2.uuid = Uuid::from_u128(uuid);
+        (Key::new(id, ItemKind::ROOT_ITEM, 0), item)
+    }
+
+    #[test]
+    fn a_great_many_subvolumes_are_compared_in_one_pass_over_each_list() {
+        let device = Arc::new(MemoryDevice::new(0));
+        let options = FormatOptions { total_bytes: 64 << 20, ..FormatOptions::default() };
+        drop(Store::format(Arc::clone(&device) as _, &options).unwrap());
+        let sb = crate::open::read_superblock(&*device).unwrap();
+        let media = Media { device: &*device, len: 64 << 20, sb, chunks: BTreeMap::new() };
+
+        let place = RootRef { dirid: 256, sequence: 2, name: b"name".to_vec() };
+        let mut roots = Roots::default();
+        let mut uuids = Vec::new();
+        roots.list.push(root(TreeId::FS.0, 1));
+        for id in 256..256 + MANY {
+            let (key, item) = root(id, u128::from(id));
+            let named = uuid_key(&item.v2.uuid, ItemKind::UUID_KEY_SUBVOL);
+            // The last one is not there, and told of once for each place that names it.
+            if id < 255 + MANY {
+                roots.list.push((key, item));
+            }
+            roots.links.insert((5, id), place.clone());
+            roots.back_links.insert((5, id), place.clone());
+            roots.defaults.push((key, id));
+            uuids.push((named, vec![id]));
+        }
+        uuids.push((uuid_key(&Uuid::from_u128(1), ItemKind::UUID_KEY_SUBVOL), vec![5]));
+
+        let mut lines = Vec::new();
+        let mut sink = |problem: super::super::Problem| lines.push(problem.to_string());
+        let mut out = Out::new(&mut sink);
+        roots.check(&media, true, &mut out);
+        roots.check_uuids(&media, &uuids, true, &mut out);
+        lines.retain(|line| !line.contains("the volume has no"));
+        let last = 255 + MANY;
+        assert_eq!(lines.len(), 3, "{lines:#?}");
+        assert!(lines[0].contains(&format!("subvolume {last}, which does not exist")));
+        assert!(lines[1].contains("one of both subvolumes does not exist"));
+        assert!(lines[2].contains(&format!("there is no subvolume {last}")));
+        assert_eq!(roots.links_of(5).count() as u64, MANY);
+        assert_eq!((roots.links_of(4).count(), roots.links_of(6).count()), (0, 0));
     }
 }

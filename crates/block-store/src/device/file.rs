@@ -50,6 +50,27 @@ impl FileDevice {
         Self::claimed(file, path, false)
     }
 
+    /// Makes the name of the file `path` durable, as the file itself is once it was flushed: after a power cut it is still there. Where the system does
+    /// not let one do so, as the directory may not be read or cannot be synced, nothing is done.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn sync_name(path: &Path) -> io::Result<()> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        match File::open(parent).and_then(|parent| parent.sync_all()) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                Ok(())
+            }
+            synced => synced,
+        }
+    }
+
     fn claimed(file: File, path: &Path, read_only: bool) -> io::Result<Self> {
         let is_claimed = claim(&file, read_only)?;
         let mut device = Self::from_file(file, path)?;

@@ -68,3 +68,14 @@ fn an_image_has_one_writer_or_many_readers() {
     drop(readers);
     FileDevice::open(&path, false).unwrap();
 }
+
+#[test]
+fn a_name_is_synced_wherever_it_is_and_said_to_be_missing_if_it_has_no_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    FileDevice::sync_name(&dir.path().join("image")).unwrap();
+    FileDevice::sync_name(std::path::Path::new("image")).unwrap();
+    let missing = FileDevice::sync_name(&dir.path().join("no/image")).unwrap_err();
+    assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    // Nothing in /proc can be synced.
+    FileDevice::sync_name(std::path::Path::new("/proc/self/image")).unwrap();
+}

@@ -51,6 +51,7 @@ macro_rules! change {
     }};
 }
 
+mod endless;
 mod file_extents;
 mod names;
 mod references;

@@ -51,8 +51,29 @@ impl Count {
         }
         self.files += 1;
         if metadata.kind == FileType::Regular {
-            // Holes are not written.
-            self.bytes += metadata.size.min(metadata.allocated);
+            self.regular(metadata.size, metadata.allocated);
         }
+    }
+
+    /// Sizes are the image's word: their sum ends at `u64::MAX`.
+    fn regular(&mut self, size: u64, allocated: u64) {
+        // Holes are not written.
+        self.bytes = self.bytes.saturating_add(size.min(allocated));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Count;
+
+    #[test]
+    fn sizes_are_added_up_as_far_as_numbers_go() {
+        let mut count = Count::default();
+        count.regular(10, 4);
+        count.regular(5, 7);
+        assert_eq!(count.bytes, 9);
+        count.regular(u64::MAX - 1, u64::MAX);
+        count.regular(u64::MAX, u64::MAX);
+        assert_eq!(count.bytes, u64::MAX);
     }
 }

@@ -5,6 +5,7 @@
 mod commands;
 mod common;
 mod counts;
+mod hostile;
 mod interrupted;
 mod kept;
 mod messages;
