@@ -116,7 +116,7 @@ impl Inner {
         let mut metadata = Metadata::of(ino, &self.store.inode(ino)?);
         if let Some(node) = node {
             metadata.size = node.io.size();
-            metadata.allocated += node.io.delalloc_bytes().1;
+            metadata.allocated = metadata.allocated.saturating_add(node.io.delalloc_bytes().1);
         }
         if let Some(modified) = modified {
             metadata.modified = modified;
