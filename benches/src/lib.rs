@@ -99,7 +99,7 @@ impl ExtentStore for NullStore {
         })
     }
 
-    fn read_extent(&self, _: Bytenr, target: &mut [u8]) -> StoreResult<()> {
+    fn read_extent(&self, _: Ino, _: Bytenr, target: &mut [u8]) -> StoreResult<()> {
         target.fill(0);
         Ok(())
     }

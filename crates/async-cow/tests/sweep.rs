@@ -193,9 +193,9 @@ impl ExtentStore for FaultStore {
         self.inner.lookup_extent(ino, offset)
     }
 
-    fn read_extent(&self, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()> {
+    fn read_extent(&self, ino: Ino, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()> {
         self.faults.check(Step::Read, || io("read"))?;
-        self.inner.read_extent(bytenr, target)
+        self.inner.read_extent(ino, bytenr, target)
     }
 }
 

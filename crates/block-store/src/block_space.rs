@@ -11,7 +11,7 @@ use cowback_extent_io::store::StoreResult;
 
 use crate::btree::{Blocks, Forest};
 use crate::error::{corrupt, invalid};
-use crate::extent_tree::block_item;
+use crate::extent_tree::{InUse, block_item};
 use crate::node::Node;
 use crate::refs::{BlockOwner, BlockRef, DataOwner, DelayedRefs};
 use crate::space::{Class, Space};
@@ -26,9 +26,13 @@ pub(crate) struct BlockSpace<'a> {
 }
 
 impl Blocks for BlockSpace<'_> {
-    fn alloc(&mut self, tree: TreeId, level: u8) -> StoreResult<u64> {
+    fn alloc(&mut self, forest: &Forest, tree: TreeId, level: u8) -> StoreResult<u64> {
         let class = if tree == TreeId::CHUNK { Class::System } else { Class::Metadata };
         let range = self.space.alloc(class, self.nodesize, self.nodesize)?;
+        match forest.check_unused(range) {
+            Err(InUse::Unknown(_)) if tree == TreeId::EXTENT => {} // it is being changed
+            checked => checked?,
+        }
         self.refs.block_added(range.start, BlockRef { tree, level });
         Ok(range.start)
     }
@@ -76,7 +80,9 @@ impl BlockSpace<'_> {
         Ok(match self.refs.shared.get(&block.bytenr) {
             None => (refs, full),
             Some(change) => {
-                (refs + change.deltas.values().sum::<i64>(), full || change.full_backref)
+                let now = refs.checked_add(change.deltas.values().sum());
+                let now = now.ok_or_else(|| corrupt("extent item", key, "its count"))?;
+                (now, full || change.full_backref)
             }
         })
     }

@@ -43,8 +43,8 @@ impl NodeSource for Disk {
 
 /// Where space for blocks comes from, and where it goes.
 pub(crate) trait Blocks {
-    /// Space for one block of `tree`.
-    fn alloc(&mut self, tree: TreeId, level: u8) -> StoreResult<u64>;
+    /// Space for one block of `tree`, which no tree holds. In the middle of a change of `tree`, that one may be unfit to be searched.
+    fn alloc(&mut self, forest: &Forest, tree: TreeId, level: u8) -> StoreResult<u64>;
 
     /// `tree` no longer holds `block`; if an earlier transaction made it, its content was copied to a block of this one.
     fn free(&mut self, forest: &Forest, tree: TreeId, block: &Node) -> StoreResult<()>;
@@ -125,7 +125,7 @@ impl Forest {
 
     /// Makes a tree of one empty leaf.
     pub(crate) fn create(&mut self, blocks: &mut dyn Blocks, tree: TreeId) -> StoreResult<()> {
-        let bytenr = blocks.alloc(tree, 0)?;
+        let bytenr = self.space_for(blocks, tree, 0)?;
         self.keep(Node::empty_leaf(bytenr, self.generation, tree));
         let generation = self.generation;
         let root = Root {

@@ -73,6 +73,11 @@ impl NodeCache {
         Some(Arc::clone(&entry.node))
     }
 
+    /// Whether the block at `bytenr` is here.
+    pub(crate) fn contains(&self, bytenr: u64) -> bool {
+        self.inner.lock().nodes.contains_key(&bytenr)
+    }
+
     /// The block at `bytenr`, to be changed. It must be one of the running transaction.
     pub(crate) fn get_mut(&mut self, bytenr: u64) -> Option<&mut Node> {
         let inner = self.inner.get_mut();

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use cowback_base::ByteRange;
+use cowback_btrfs_disk::superblock::SUPER_LEN;
 
 /// Chunks begin and end on multiples of this.
 pub(crate) const STRIPE_LEN: u64 = 64 * 1024;
@@ -16,6 +17,9 @@ pub(crate) const RESERVED_START: u64 = 1 << 20;
 
 /// Chunks for data are made below this logical address, others from it on, as long as there are addresses.
 const LOGICAL_BORDER: u64 = 1 << 42;
+
+/// No chunk ends behind this address, be it logical or of the device: no real one does, and sums of two are none that overflow.
+const ADDRESS_END: u64 = 1 << 63;
 
 /// Bytes around each copy of the superblock that no extent may cover.
 pub(crate) const SUPER_STRIPE: u64 = 64 * 1024;
@@ -68,7 +72,8 @@ pub(crate) struct ChunkMap {
 impl ChunkMap {
     /// Adds a chunk. Says what is wrong if it overlaps another, and leaves the map as it was.
     pub(crate) fn insert(&mut self, chunk: Chunk) -> Result<(), String> {
-        if chunk.len == 0 || chunk.logical.checked_add(chunk.len).is_none() {
+        let fits = |start| Self::has_address(start, chunk.len);
+        if chunk.len == 0 || !fits(chunk.logical) {
             return Err(format!("a chunk of {} bytes at {}", chunk.len, chunk.logical));
         }
         if let Some((_, before)) = self.by_logical.range(..chunk.end()).next_back()
@@ -77,9 +82,10 @@ impl ChunkMap {
             return Err(format!("overlaps the chunk at {}", before.logical));
         }
         for (index, &stripe) in chunk.stripes.iter().enumerate() {
-            let Some(end) = stripe.checked_add(chunk.len) else {
-                return Err(format!("stripe at {stripe} overflows"));
-            };
+            if !fits(stripe) {
+                return Err(format!("a stripe of {} bytes at {stripe}", chunk.len));
+            }
+            let end = stripe + chunk.len;
             let own = chunk.stripes[..index].iter();
             let clash = own.copied().find(|other| *other < end && stripe < other + chunk.len);
             let other = self.by_device.range(..end).next_back();
@@ -126,6 +132,13 @@ impl ChunkMap {
         self.by_logical.values()
     }
 
+    /// Whether a copy of the superblock stands in the `len` bytes at `at` of the device. No extent may be written there, whatever maps it.
+    pub(crate) fn meets_super(at: u64, len: u64) -> bool {
+        let range = ByteRange::new(at, at.saturating_add(len));
+        let copy = |copy: &u64| ByteRange::at(*copy, SUPER_LEN as u64).intersect(range).is_some();
+        SUPER_COPIES.iter().any(copy)
+    }
+
     /// Device addresses of the copies of `[logical, logical + len)`, if one chunk holds all of it.
     pub(crate) fn map(&self, logical: u64, len: u64) -> Option<Vec<u64>> {
         let chunk = self.find(logical)?;
@@ -135,7 +148,8 @@ impl ChunkMap {
     }
 
     /// Where the logical addresses of the next chunk, of `len` bytes, begin. Chunks for data and others are made by different threads, in
-    /// an order that nobody knows; each has a sequence of addresses of its own, so that the image does not depend on it (law R3).
+    /// an order that nobody knows; each has a sequence of addresses of its own, so that the image does not depend on it (law R3). There may
+    /// be no room there: see [`ChunkMap::insert`].
     pub(crate) fn next_logical(&self, is_data: bool, len: u64) -> u64 {
         let behind = |chunk: Option<&Chunk>, first: u64| {
             chunk.map_or(first, Chunk::end).max(first).next_multiple_of(STRIPE_LEN)
@@ -147,6 +161,11 @@ impl ChunkMap {
             return at;
         }
         behind(last, LOGICAL_BORDER)
+    }
+
+    /// Whether `len` bytes may begin at `start`, be it a logical address or one of the device.
+    pub(crate) fn has_address(start: u64, len: u64) -> bool {
+        start.checked_add(len).is_some_and(|end| end <= ADDRESS_END)
     }
 
     /// One past the last byte of the device that a stripe occupies.

@@ -123,7 +123,8 @@ impl State {
             let data = data.ok_or_else(|| corrupt("root item", key, "it is missing"))?;
             let mut item = RootItem::parse(&data).map_err(|error| invalid(key, &error))?;
             (item.bytenr, item.level, item.generation) = (root.bytenr, root.level, root.generation);
-            item.bytes_used = root.blocks * self.forest.nodesize() as u64;
+            let bytes_used = root.blocks.checked_mul(self.forest.nodesize() as u64);
+            item.bytes_used = bytes_used.ok_or_else(|| corrupt("root item", key, "its size"))?;
             item.v2.generation = root.generation;
             if tree.is_file_tree() {
                 item.v2.ctransid = root.generation;
@@ -157,7 +158,8 @@ impl State {
         (sb.chunk_root, sb.chunk_root_level) = (chunk.bytenr, chunk.level);
         sb.chunk_root_generation = chunk.generation;
         let others = sb.total_bytes - sb.dev_item.total_bytes;
-        sb.total_bytes = others + self.space.total_bytes;
+        let total = others.checked_add(self.space.total_bytes);
+        sb.total_bytes = total.ok_or_else(|| corrupt("superblock", sb.bytenr, "its size"))?;
         sb.bytes_used = self.space.bytes_used;
         // Holes have no items here. On a volume whose holes had, both is right from now on (`btrfstune -n` does the same).
         sb.incompat |= Incompat::NO_HOLES;

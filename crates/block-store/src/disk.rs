@@ -134,10 +134,16 @@ impl Disk {
         }
     }
 
-    /// Writes `parts` at `logical`, to every copy.
+    /// Writes `parts` at `logical`, to every copy; to none if one would be over a superblock.
     pub(crate) fn write(&self, logical: u64, parts: &[&[u8]]) -> StoreResult<()> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
-        for at in self.map(logical, len)? {
+        let places = self.map(logical, len)?;
+        if let Some(at) = places.iter().find(|at| ChunkMap::meets_super(**at, len)) {
+            let why =
+                format_args!("{len} bytes at {at} of the device would overwrite a superblock");
+            return Err(corrupt("address", logical, why));
+        }
+        for at in places {
             let written = self.device.write_vectored_at(at, parts);
             written.map_err(|error| io("write", at, len, error))?;
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::{ExtentItem, ExtentOwner, InlineRef};
 use cowback_btrfs_disk::{ItemKind, Key, TreeId};
-use cowback_extent_io::store::StoreResult;
+use cowback_extent_io::store::{StoreError, StoreResult};
 
 use crate::btree::Forest;
 use crate::error::{corrupt, invalid, range_at};
@@ -32,6 +32,70 @@ pub(crate) fn block_item(forest: &Forest, bytenr: u64, level: u8) -> StoreResult
         }
     }
     Err(corrupt("extent item", key, "it is missing"))
+}
+
+/// Why space that is free, by what is said of free space, cannot be given away.
+#[derive(Debug)]
+pub(crate) enum InUse {
+    /// An extent is there.
+    Extent(StoreError),
+    /// The extent tree could not be asked.
+    Unknown(StoreError),
+}
+
+impl From<InUse> for StoreError {
+    fn from(why: InUse) -> Self {
+        let (InUse::Extent(error) | InUse::Unknown(error)) = why;
+        error
+    }
+}
+
+impl Forest {
+    /// Fails if the extent tree has an extent of an earlier transaction that meets `range`. One of the running transaction may be there
+    /// still, and be about to go: what that freed of its own is free at once.
+    pub(crate) fn check_unused(&self, range: ByteRange) -> Result<(), InUse> {
+        if !self.roots.contains_key(&TreeId::EXTENT) || range.is_empty() {
+            return Ok(()); // it is being made
+        }
+        let mut at = Key::new(range.end - 1, ItemKind(u8::MAX), u64::MAX);
+        while let Some((key, generation, end)) = self.extent_before(&at).map_err(InUse::Unknown)? {
+            if end > range.start && generation < self.generation {
+                let why = format_args!("the extent tree has {key} there");
+                return Err(InUse::Extent(corrupt("free space", range.start, why)));
+            }
+            if key.objectid <= range.start {
+                break;
+            }
+            at = Key::new(key.objectid - 1, ItemKind(u8::MAX), u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// The last extent whose item is at `at` or before: its key, generation and end.
+    fn extent_before(&self, at: &Key) -> StoreResult<Option<(Key, u64, u64)>> {
+        let (mut at, mut refs_of) = (*at, None);
+        while let Some((key, data)) = self.at_or_before(TreeId::EXTENT, &at)? {
+            if let Some(bytenr) = refs_of.filter(|bytenr| *bytenr != key.objectid) {
+                return Err(corrupt("extent item", bytenr, "it is missing, and has references"));
+            }
+            let len = match key.kind {
+                ItemKind::EXTENT_ITEM => key.offset,
+                ItemKind::METADATA_ITEM => self.nodesize() as u64,
+                kind if kind.0 < ItemKind::EXTENT_ITEM.0 => {
+                    return Err(corrupt("extent tree", key, "such items have no place there"));
+                }
+                kind => {
+                    // A block group's item may stand alone, references that have items of their own may not.
+                    refs_of = (kind != ItemKind::BLOCK_GROUP_ITEM).then_some(key.objectid);
+                    at = Key::new(key.objectid, ItemKind::METADATA_ITEM, u64::MAX);
+                    continue;
+                }
+            };
+            let item = ExtentItem::parse(&key, &data).map_err(|error| invalid(key, &error))?;
+            return Ok(Some((key, item.generation, key.objectid.saturating_add(len))));
+        }
+        Ok(None)
+    }
 }
 
 impl State {
@@ -166,6 +230,7 @@ impl State {
         if !item.inline.iter().all(|one| one.count() == 0) {
             return Err(corrupt("extent item", key, "its references do not add up"));
         }
+        self.space.data_group(range)?;
         self.remove(TreeId::EXTENT, &key)?;
         crate::namespace::csums::delete(self, range)?;
         self.space.account(range, false)?;
@@ -183,6 +248,8 @@ impl State {
             let why = format_args!("{by} references of {owner:?} to an extent that has no item");
             return Err(corrupt("extent item", key, why));
         }
+        self.space.data_group(range)?;
+        self.forest.check_unused(range)?;
         if change.deltas.is_empty() {
             // It came and went within this transaction: no durable metadata names it.
             crate::namespace::csums::delete(self, range)?;

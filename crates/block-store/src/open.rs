@@ -4,10 +4,12 @@
 //! of the superblock the newest good one counts: a commit writes the copies behind the first in the epoch after, so that
 //! one of them is whole at any time.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use cowback_base::ByteRange;
-use cowback_btrfs_disk::items::group::parse_free_space_bitmap;
+use cowback_btrfs_disk::items::group::{check_free_extent, parse_free_space_bitmap};
 use cowback_btrfs_disk::items::{BlockGroupFlags, BlockGroupItem, ChunkItem, DevItem, RootItem};
 use cowback_btrfs_disk::superblock::{Incompat, SUPER_LEN, SUPER_OFFSETS, Superblock};
 use cowback_btrfs_disk::{ItemKind, Key, TreeId, objectid};
@@ -23,7 +25,7 @@ use crate::disk::Disk;
 use crate::error::{corrupt, invalid, io};
 use crate::free_space::FreeSpaceChanges;
 use crate::refs::DelayedRefs;
-use crate::space::{Class, GrowPolicy, Space};
+use crate::space::{Class, Group, GrowPolicy, Space};
 use crate::state::State;
 use crate::trees::Trees;
 
@@ -180,6 +182,9 @@ pub(crate) fn open(
         let why = format_args!("a chunk ends at {stripes_end}, the device before that");
         return Err(corrupt("device item", device_item.total_bytes, why));
     }
+    if read_only.is_none() {
+        check_device_item(&device_item, &superblock)?;
+    }
     let dead_trees = read_roots(&mut forest)?;
     if read_only.is_none() && forest.roots.contains_key(&TreeId::TREE_RELOC) {
         let reason =
@@ -331,6 +336,26 @@ fn read_chunks(forest: &Forest, disk: &Disk, superblock: &Superblock) -> StoreRe
     device.ok_or_else(|| corrupt("chunk tree", devid, "the device has no item"))
 }
 
+/// Fails if the device's item is not what the superblock says of the device, which has been compared with the device: each commit of the
+/// kernel's driver, as of this store, writes both.
+fn check_device_item(item: &DevItem, superblock: &Superblock) -> StoreResult<()> {
+    let known = &superblock.dev_item;
+    let wrong = |what: &str, found: &dyn Display, expected: &dyn Display| {
+        let why = format_args!("{what}: found {found}, expected {expected} as in the superblock");
+        Err(corrupt("device item", item.devid, why))
+    };
+    if item.devid != known.devid {
+        return wrong("devid", &item.devid, &known.devid);
+    }
+    if item.uuid != known.uuid {
+        return wrong("uuid", &item.uuid, &known.uuid);
+    }
+    if item.total_bytes != known.total_bytes {
+        return wrong("total_bytes", &item.total_bytes, &known.total_bytes);
+    }
+    Ok(())
+}
+
 /// Reads the roots of all trees. Gives the subvolumes that are being deleted, which get none.
 fn read_roots(forest: &mut Forest) -> StoreResult<Vec<TreeId>> {
     let mut dead_trees = Vec::new();
@@ -414,34 +439,29 @@ fn read_groups(state: &mut State) -> StoreResult<()> {
 
 /// Finds out what is free: from the free space tree if it is right, else from the extent tree.
 fn read_free_space(state: &mut State) -> StoreResult<()> {
-    let mut free = Vec::new();
-    if state.has_free_space_tree() {
-        state.forest.for_each(TreeId::FREE_SPACE, &Key::MIN, |key, data| {
+    let from_free_space_tree = state.has_free_space_tree();
+    let State { forest, space, .. } = state;
+    let groups: Vec<ByteRange> = space.groups().map(Group::range).collect();
+    let left = space.groups().map(|group| (group.start, group.len - group.used)).collect();
+    let mut found = Found { space, left };
+    if from_free_space_tree {
+        forest.for_each(TreeId::FREE_SPACE, &Key::MIN, |key, data| {
             match key.kind {
-                ItemKind::FREE_SPACE_EXTENT => free.push((key.objectid, key.offset)),
+                ItemKind::FREE_SPACE_EXTENT => found.add(key.objectid, key.offset)?,
                 ItemKind::FREE_SPACE_BITMAP => {
                     let extents = parse_free_space_bitmap(key.objectid, key.offset, data);
-                    free.extend(extents.map_err(|error| invalid(key, &error))?);
+                    for (start, len) in extents.map_err(|error| invalid(key, &error))? {
+                        found.add(start, len)?;
+                    }
                 }
                 _ => {}
             }
             Ok(true)
         })?;
     } else {
-        free = complement_of_extents(state)?;
+        complement_of_extents(forest, groups, &mut found)?;
     }
-    let mut left: std::collections::BTreeMap<u64, u64> =
-        state.space.groups().map(|group| (group.start, group.len - group.used)).collect();
-    for (start, len) in free {
-        let wrong = || corrupt("free space", start, format_args!("{len} bytes cannot be right"));
-        start.checked_add(len).ok_or_else(wrong)?;
-        // Older mkfs leaves items of its first, temporary block groups behind; nobody minds them.
-        let Ok(group) = state.space.group_of(start) else { continue };
-        let rest = left.get_mut(&group.start).ok_or_else(wrong)?;
-        *rest = rest.checked_sub(len).ok_or_else(wrong)?;
-        state.space.add_free(ByteRange::at(start, len))?;
-    }
-    match left.into_iter().find(|(_, rest)| *rest > 0) {
+    match found.left.into_iter().find(|(_, rest)| *rest > 0) {
         None => Ok(()),
         Some((group, rest)) => {
             let why = format_args!("{rest} bytes are neither used nor free");
@@ -450,29 +470,55 @@ fn read_free_space(state: &mut State) -> StoreResult<()> {
     }
 }
 
+/// Free extents, as they are found.
+struct Found<'a> {
+    space: &'a mut Space,
+    /// By block group, the bytes that are not used, and were not found to be free yet.
+    left: BTreeMap<u64, u64>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, start: u64, len: u64) -> StoreResult<()> {
+        let wrong = || corrupt("free space", start, format_args!("{len} bytes cannot be right"));
+        check_free_extent(start, len).map_err(|_| wrong())?;
+        // Older mkfs leaves items of its first, temporary block groups behind; nobody minds them.
+        let Ok(group) = self.space.group_of(start) else { return Ok(()) };
+        let rest = self.left.get_mut(&group.start).ok_or_else(wrong)?;
+        *rest = rest.checked_sub(len).ok_or_else(wrong)?;
+        self.space.add_free(ByteRange::at(start, len))
+    }
+
+    /// What lies between two extents is free, if anything does.
+    fn add_between(&mut self, start: u64, end: u64) -> StoreResult<()> {
+        if start == end { Ok(()) } else { self.add(start, end - start) }
+    }
+}
+
 /// What the extent tree leaves of each block group.
-fn complement_of_extents(state: &State) -> StoreResult<Vec<(u64, u64)>> {
-    let groups: Vec<ByteRange> = state.space.groups().map(crate::space::Group::range).collect();
+fn complement_of_extents(
+    forest: &Forest,
+    groups: Vec<ByteRange>,
+    found: &mut Found<'_>,
+) -> StoreResult<()> {
     let mut groups = groups.into_iter();
     let mut group = groups.next();
     let mut at = group.map_or(0, |group| group.start);
-    let mut free = Vec::new();
-    let nodesize = state.forest.nodesize() as u64;
-    state.forest.for_each(TreeId::EXTENT, &Key::MIN, |key, _| {
+    let nodesize = forest.nodesize() as u64;
+    forest.for_each(TreeId::EXTENT, &Key::MIN, |key, _| {
         let len = match key.kind {
             ItemKind::EXTENT_ITEM => key.offset,
             ItemKind::METADATA_ITEM => nodesize,
             _ => return Ok(true),
         };
         while let Some(current) = group.filter(|group| group.end <= key.objectid) {
-            free.push((at, current.end - at));
+            found.add_between(at, current.end)?;
             group = groups.next();
             at = group.map_or(0, |group| group.start);
         }
         let end = key.objectid.checked_add(len);
         match (group, end) {
             (Some(group), Some(end)) if key.objectid >= at && end <= group.end => {
-                free.push((at, key.objectid - at));
+                found.add_between(at, key.objectid)?;
                 at = end;
                 Ok(true)
             }
@@ -480,10 +526,9 @@ fn complement_of_extents(state: &State) -> StoreResult<Vec<(u64, u64)>> {
         }
     })?;
     while let Some(current) = group {
-        free.push((at, current.end - at));
+        found.add_between(at, current.end)?;
         group = groups.next();
         at = group.map_or(0, |group| group.start);
     }
-    free.retain(|(_, len)| *len > 0);
-    Ok(free)
+    Ok(())
 }

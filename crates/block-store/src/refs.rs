@@ -74,7 +74,7 @@ pub(crate) struct DelayedRefs {
     pub(crate) shared: BTreeMap<u64, SharedChange>,
     /// Of data extents, by address.
     pub(crate) data: BTreeMap<u64, DataChange>,
-    /// Bytes of these extents.
+    /// Bytes of these extents, at most `u64::MAX`.
     pub(crate) data_bytes: u64,
 }
 
@@ -121,7 +121,7 @@ impl DelayedRefs {
     /// in sum: it may be new, and be without any reference.
     pub(crate) fn data_changed(&mut self, bytenr: u64, len: u64, owner: DataOwner, by: i64) {
         let change = self.data.entry(bytenr).or_default();
-        self.data_bytes = self.data_bytes - change.len + len;
+        self.data_bytes = self.data_bytes.saturating_sub(change.len).saturating_add(len);
         change.len = len;
         let delta = change.deltas.entry(owner).or_insert(0);
         *delta += by;
@@ -167,5 +167,14 @@ mod tests {
         assert_eq!((refs.data.len(), refs.data_bytes), (1, 8192));
         assert_eq!(refs.take_data().len(), 1);
         assert!(refs.is_empty() && refs.data_bytes == 0);
+    }
+
+    #[test]
+    fn more_bytes_than_there_can_be_are_not_counted() {
+        let mut refs = DelayedRefs::default();
+        for number in 1..4 {
+            refs.data_changed(number << 20, 1 << 63, DataOwner::File(5, 257, 0), -1);
+        }
+        assert_eq!(refs.data_bytes, u64::MAX);
     }
 }

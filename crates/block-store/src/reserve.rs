@@ -48,6 +48,10 @@ const RESERVED_EXTENTS: u64 = 256;
 /// Extents that one step of removing a file drops: the reserve has room for several.
 pub(crate) const STEP_EXTENTS: u64 = 64;
 
+/// Figures are not above this, whatever the trees say of a file: no device has room for that much, and what is reckoned from it does not
+/// overflow.
+const MOST: u64 = 1 << 44;
+
 /// What a change is for, and so how far down it may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -112,18 +116,23 @@ impl Load {
         Self { places, inserts: pieces, bytes, comes: pieces, ..Self::NONE }
     }
 
-    /// Both.
+    /// Both; of each figure at most [`MOST`], or as many blocks.
     pub(crate) const fn and(self, other: Self) -> Self {
         Self {
-            places: self.places + other.places,
-            inserts: self.inserts + other.inserts,
-            bytes: self.bytes + other.bytes,
-            comes: self.comes + other.comes,
-            data: self.data + other.data,
-            goes: self.goes + other.goes,
-            gone: self.gone + other.gone,
+            places: sum(self.places, other.places, MOST),
+            inserts: sum(self.inserts, other.inserts, MOST),
+            bytes: sum(self.bytes, other.bytes, MOST * BLOCK_SIZE),
+            comes: sum(self.comes, other.comes, MOST),
+            data: sum(self.data, other.data, MOST * BLOCK_SIZE),
+            goes: sum(self.goes, other.goes, MOST),
+            gone: sum(self.gone, other.gone, MOST * BLOCK_SIZE),
         }
     }
+}
+
+const fn sum(a: u64, b: u64, most: u64) -> u64 {
+    let sum = a.saturating_add(b);
+    if sum < most { sum } else { most }
 }
 
 impl State {
@@ -223,7 +232,8 @@ impl State {
             Purpose::Remove => all(),
             Purpose::Commit => self.changes(self.tree, load.places, load.inserts, load.bytes),
         };
-        let (wanted, left) = (blocks * self.forest.nodesize() as u64, self.space.metadata_left());
+        let nodesize = self.forest.nodesize() as u64;
+        let (wanted, left) = (blocks.saturating_mul(nodesize), self.space.metadata_left());
         if wanted <= left {
             return Ok(());
         }
@@ -273,7 +283,7 @@ impl State {
         let needed = |state: &Self| {
             // And a name, so that there is no commit for the first one.
             let load = state.under_way().and(refused).and(Load::names(BLOCK_SIZE));
-            (state.bound(&load) + state.reserved()) * nodesize
+            (state.bound(&load) + state.reserved()).saturating_mul(nodesize)
         };
         self.space.set_inline_aside(0);
         self.space.count(needed(self));

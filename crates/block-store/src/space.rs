@@ -180,6 +180,19 @@ impl Space {
         Err(corrupt("extent", range.start, why))
     }
 
+    /// The block group that holds all of the data extent `range`. Anywhere else it would be over what is none: a tree, a copy of the
+    /// superblock.
+    pub(crate) fn data_group(&self, range: ByteRange) -> StoreResult<&Group> {
+        let group = self.group_around(range)?;
+        let over = |copy: &ByteRange| copy.intersect(range).is_some();
+        let why = match group.class {
+            Class::Data if !group.supers.iter().any(over) => return Ok(group),
+            Class::Data => "a copy of the superblock is there",
+            Class::Metadata | Class::System => "it is data in a block group for trees",
+        };
+        Err(corrupt("extent", range, why))
+    }
+
     /// Adds a block group that stands for a chunk. Nothing of it is free yet.
     pub(crate) fn add_group(
         &mut self,

@@ -314,9 +314,12 @@ impl Superblock {
                 return error(field, at, level.to_string(), format!("below {MAX_LEVEL}"));
             }
         }
-        if self.generation == 0 || self.chunk_root_generation > self.generation {
+        // No volume has seen that many transactions, and there must be a next one.
+        let counts = 1..1 << 63;
+        if !counts.contains(&self.generation) || self.chunk_root_generation > self.generation {
             let found = format!("{} (chunk root {})", self.generation, self.chunk_root_generation);
-            return error("generation", 72, found, "above 0, not below the chunk root's".into());
+            let expected = "above 0, below 2^63, not below the chunk root's";
+            return error("generation", 72, found, expected.into());
         }
         if self.cache_generation > self.generation && self.cache_generation != u64::MAX {
             let expected = format!("at most {}, or 2^64-1", self.generation);

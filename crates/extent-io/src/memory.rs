@@ -485,7 +485,7 @@ impl ExtentStore for MemoryStore {
         Ok(state.map_at(ino, offset))
     }
 
-    fn read_extent(&self, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()> {
+    fn read_extent(&self, _: Ino, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()> {
         let mut state = self.state.lock();
         let persistent = state.faults.persistent;
         if fails(&mut state.faults.read, persistent) {

@@ -287,7 +287,7 @@ impl Fill {
                 self.check_length(ram_bytes.max(disk_len), PACKED_MAX)?;
                 with_scratch(|Scratch { stored, unpacker }| {
                     let stored = room(stored, to_usize(disk_len));
-                    self.inode.store().read_extent(disk_bytenr, stored)?;
+                    self.inode.store().read_extent(self.inode.ino(), disk_bytenr, stored)?;
                     let fills = std::iter::once(self).chain(others).collect();
                     fill_unpacked(fills, unpacker, (compression, stored), ram_bytes, offset)
                 })
@@ -299,7 +299,7 @@ impl Fill {
     fn fill_raw(mut self, at: Bytenr) -> StoreResult<()> {
         with_scratch(|scratch| {
             let bytes = room(&mut scratch.stored, to_usize(self.range().bytes().len()));
-            self.inode.store().read_extent(at, bytes)?;
+            self.inode.store().read_extent(self.inode.ino(), at, bytes)?;
             self.fill_from(bytes);
             Ok(())
         })

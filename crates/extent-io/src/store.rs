@@ -343,9 +343,10 @@ pub trait ExtentStore: Send + Sync + fmt::Debug {
     /// [`StoreError::Io`], [`StoreError::Corrupt`].
     fn lookup_extent(&self, ino: Ino, offset: u64) -> StoreResult<ExtentMap>;
 
-    /// Fills `target`, whole blocks, with what is at `bytenr`, and verifies the checksums.
+    /// Fills `target`, whole blocks, with what is at `bytenr`, which is mapped by file `ino`, and verifies the checksums.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if they could not be read, [`StoreError::Corrupt`] if they are not what was written.
-    fn read_extent(&self, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()>;
+    /// [`StoreError::Io`] if they could not be read, [`StoreError::Corrupt`] if they are not what was written, or if there are no checksums
+    /// and the file is not one without.
+    fn read_extent(&self, ino: Ino, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()>;
 }

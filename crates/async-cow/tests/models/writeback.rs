@@ -91,8 +91,8 @@ impl ExtentStore for StuckStore {
     fn lookup_extent(&self, ino: Ino, offset: u64) -> StoreResult<ExtentMap> {
         self.store.lookup_extent(ino, offset)
     }
-    fn read_extent(&self, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()> {
-        self.store.read_extent(bytenr, target)
+    fn read_extent(&self, ino: Ino, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()> {
+        self.store.read_extent(ino, bytenr, target)
     }
 }
 

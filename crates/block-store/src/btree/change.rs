@@ -29,6 +29,20 @@ impl Forest {
         self.dirty(bytenr).fill(nodesize)
     }
 
+    /// Space for one block of `tree`. What is in memory is in use, whatever the trees say that tell of space.
+    pub(super) fn space_for(
+        &self,
+        blocks: &mut dyn Blocks,
+        tree: TreeId,
+        level: u8,
+    ) -> StoreResult<u64> {
+        let bytenr = blocks.alloc(self, tree, level)?;
+        if self.cache.contains(bytenr) {
+            return Err(corrupt("free space", bytenr, "a block of a tree is there"));
+        }
+        Ok(bytenr)
+    }
+
     /// Makes every block on the path one of the running transaction. If the leaf is, all are.
     fn own(&mut self, blocks: &mut dyn Blocks, path: &mut Path, leaf: u64) -> StoreResult<()> {
         if leaf == self.generation {
@@ -46,8 +60,7 @@ impl Forest {
             if node.generation == self.generation {
                 continue;
             }
-            let level_u8 = node.level;
-            let fresh = blocks.alloc(path.tree, level_u8)?;
+            let fresh = self.space_for(blocks, path.tree, node.level)?;
             self.keep(node.copy_to(fresh, self.generation, path.tree));
             blocks.free(self, path.tree, &node)?;
             self.forget(bytenr);
@@ -101,7 +114,7 @@ impl Forest {
         level: u8,
         body: Body,
     ) -> StoreResult<NodePtr> {
-        let bytenr = blocks.alloc(tree, level)?;
+        let bytenr = self.space_for(blocks, tree, level)?;
         let generation = self.generation;
         let node = Node { bytenr, generation, owner: tree, level, reloc: false, body };
         let key = node.first_key().unwrap_or(Key::MIN);
@@ -455,7 +468,7 @@ impl Forest {
             let child = self.fetch_child(path.tree, &old, 0)?;
             let mut at = (child.bytenr, child.generation);
             if child.generation != self.generation {
-                let fresh = blocks.alloc(path.tree, child.level)?;
+                let fresh = self.space_for(blocks, path.tree, child.level)?;
                 self.keep(child.copy_to(fresh, self.generation, path.tree));
                 blocks.free(self, path.tree, &child)?;
                 self.forget(child.bytenr);

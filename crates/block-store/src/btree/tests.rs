@@ -43,7 +43,7 @@ struct Counter {
 }
 
 impl Blocks for Counter {
-    fn alloc(&mut self, _: TreeId, _: u8) -> StoreResult<u64> {
+    fn alloc(&mut self, _: &Forest, _: TreeId, _: u8) -> StoreResult<u64> {
         let bytenr = self.reusable.pop().unwrap_or_else(|| {
             self.next += 4096;
             self.next

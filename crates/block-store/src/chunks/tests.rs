@@ -40,6 +40,8 @@ fn overlaps_are_refused_and_change_nothing() {
     assert!(map.insert(chunk(9 << 20, 2 << 20, &[20 << 20])).is_err());
     assert!(map.insert(chunk(20 << 20, 1 << 20, &[(3 << 20) - 1])).is_err());
     assert!(map.insert(chunk(20 << 20, 1 << 20, &[8 << 20, (8 << 20) + 4096])).is_err());
+    assert!(map.insert(chunk((1 << 63) - 4096, 1 << 20, &[8 << 20])).is_err());
+    assert!(map.insert(chunk(20 << 20, 1 << 20, &[(1 << 63) - 4096])).is_err());
     assert!(map.insert(chunk(u64::MAX - 5, 1 << 20, &[8 << 20])).is_err());
     assert_eq!(map.iter().count(), 1);
     assert_eq!(map.device_used(), 1 << 20);

@@ -13,6 +13,7 @@ use cowback_base::sync::atomic::{AtomicU64, Ordering};
 use cowback_extent_io::store::{StoreError, StoreResult};
 
 use super::Disk;
+use crate::chunks::ChunkMap;
 use crate::error::{corrupt, io};
 
 /// Copies of tree blocks and data that were found to be bad since the volume was opened, each time that one was.
@@ -111,9 +112,9 @@ impl Disk {
         }
     }
 
-    /// Writes `good` over the bad copy at `at` of the device.
+    /// Writes `good` over the bad copy at `at` of the device. What a chunk takes for one may be a superblock, if the chunk is wrong.
     fn repair(&self, at: u64, good: &[u8]) {
-        if !self.copies.repair {
+        if !self.copies.repair || ChunkMap::meets_super(at, good.len() as u64) {
             return;
         }
         let _one_at_a_time = self.copies.repairing.lock();

@@ -117,7 +117,7 @@ pub fn drop_last(
     Ok((dropped, item_before(trees, tree, ino, u64::MAX)?.is_none()))
 }
 
-/// How many items [`drop_range`] would drop or cut, and the bytes on disk of their extents.
+/// How many items [`drop_range`] would drop or cut, and the bytes on disk of their extents, `u64::MAX` if these are more.
 ///
 /// # Errors
 /// The store's.
@@ -138,7 +138,7 @@ pub fn count(
         if let FileExtentData::Regular(shown) | FileExtentData::Prealloc(shown) =
             parse(&key, &data)?.data
         {
-            bytes += shown.disk_len;
+            bytes = u64::saturating_add(bytes, shown.disk_len);
         }
         at = key.offset + 1;
     }

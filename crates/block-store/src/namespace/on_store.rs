@@ -304,7 +304,7 @@ impl World {
                 ExtentKind::Regular { disk_bytenr, offset, .. } => {
                     let from = disk_bytenr.plus(offset + (part.start - map.range.start));
                     let mut data = vec![0; usize::try_from(part.len()).unwrap()];
-                    self.store.read_extent(from, &mut data).unwrap();
+                    self.store.read_extent(ino, from, &mut data).unwrap();
                     for (block, bytes) in (part.start / B..).zip(data.chunks(4096)) {
                         let byte = content.blocks[&block];
                         assert!(bytes.iter().all(|b| *b == byte), "{ino:?} block {block}");

@@ -8,7 +8,7 @@ use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::BlockGroupFlags;
 
 use super::{Class, Space};
-use crate::chunks::{Chunk, RESERVED_START, STRIPE_LEN};
+use crate::chunks::{Chunk, ChunkMap, RESERVED_START, STRIPE_LEN};
 
 const MIB: u64 = 1 << 20;
 
@@ -100,6 +100,9 @@ impl Space {
         };
         let (len, stripes) = plan?;
         let logical = self.disk.with_chunks(|map| map.next_logical(class == Class::Data, len));
+        if !ChunkMap::has_address(logical, len) {
+            return None;
+        }
         Some(Chunk { logical, len, flags: flags.bits(), stripes })
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cowback_btrfs_disk::ChecksumKind;
+use cowback_extent_io::store::StoreError;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -242,4 +243,35 @@ fn trees_that_need_more_get_it_at_the_next_commit_and_data_the_rest() {
     assert!(space.metadata_left() <= 9 << 20, "{}", space.metadata_left());
     let (data, nodes) = exhaust(&mut space, 0x5555, 1 << 20);
     assert!(data.len() > 10 && nodes.len() > 10, "{data:?} {nodes:?}");
+}
+
+#[test]
+fn behind_the_last_address_there_is_no_room() {
+    let mut space = space(32 << 20, policy(false));
+    let flags = BlockGroupFlags::METADATA | BlockGroupFlags::DUP;
+    let (logical, len) = ((1 << 63) - (1 << 20), 1 << 20);
+    let stripes = vec![1 << 20, 2 << 20];
+    space.disk.add_chunk(Chunk { logical, len, flags: flags.bits(), stripes }).unwrap();
+    space.add_group(logical, len, flags, len).unwrap();
+    let error = space.alloc(Class::Metadata, 16384, 16384).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+    assert!(space.alloc(Class::Data, 16384, 16384).is_ok(), "below there are addresses");
+}
+
+#[test]
+fn data_is_neither_where_trees_are_nor_over_a_superblock() {
+    let mut space = space(128 << 20, policy(false));
+    let (data, trees) = (BlockGroupFlags::DATA, BlockGroupFlags::METADATA);
+    for (logical, stripe, flags) in [(1 << 30, 60 << 20, data), (2 << 30, 80 << 20, trees)] {
+        let len = 8 << 20;
+        let chunk = Chunk { logical, len, flags: flags.bits(), stripes: vec![stripe] };
+        space.disk.add_chunk(chunk).unwrap();
+        space.add_group(logical, len, flags, 0).unwrap();
+    }
+    let copy = (1 << 30) + (4 << 20);
+    let told = |start, end| space.data_group(ByteRange::new(start, end)).map_err(|e| e.to_string());
+    assert!(told(1 << 30, copy).is_ok() && told(copy + 65536, copy + 69632).is_ok());
+    assert!(told(1 << 30, copy + 4096).unwrap_err().contains("a copy of the superblock is there"));
+    assert!(told(2 << 30, (2 << 30) + 4096).unwrap_err().contains("a block group for trees"));
+    assert!(told(copy + (4 << 20) - 4096, copy + (4 << 20) + 4096).is_err());
 }

@@ -16,7 +16,9 @@ use cowback_extent_io::store::{
 
 use super::Store;
 use crate::error::corrupt;
-use crate::namespace::{NamespaceError, Pending, csums};
+use crate::extent_tree::InUse;
+use crate::namespace::inode::inode_flags;
+use crate::namespace::{NamespaceError, Pending, csums, inode};
 use crate::space::Class;
 use crate::state::State;
 
@@ -58,13 +60,32 @@ impl State {
         }
     }
 
-    /// The checksums of what is at `range`, if it has any.
-    fn sums_of(&self, range: ByteRange) -> StoreResult<Option<Vec<u8>>> {
+    /// The checksums of what is at `range`, which file `ino` maps: none only if the file is one without.
+    fn sums_of(&self, ino: Ino, range: ByteRange) -> StoreResult<Option<Vec<u8>>> {
         let pending: &Pending = &self.pending;
-        match pending.sums(Bytenr(range.start), range.len()) {
-            Some(sums) => Ok(Some(sums.to_vec()).filter(|sums| !sums.is_empty())),
-            None => csums::lookup(self, range),
+        if let Some(sums) = pending.sums(Bytenr(range.start), range.len()) {
+            return Ok(Some(sums.to_vec()).filter(|sums| !sums.is_empty()));
         }
+        let sums = csums::lookup(self, range)?;
+        if sums.is_none() {
+            let item = inode::find(self, self.tree, ino)?;
+            if item.is_none_or(|item| item.flags & inode_flags::NODATASUM == 0) {
+                let why = format_args!("the checksums of {} bytes are missing", range.len());
+                return Err(corrupt("data", range.start, why));
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Takes space for data: what is free by the extent tree, too. What is not is left alone from then on.
+    fn alloc_data(&mut self, want: u64, least: u64) -> StoreResult<ByteRange> {
+        let range = self.space.alloc(Class::Data, want, least)?;
+        let unused = self.forest.check_unused(range);
+        if let Err(InUse::Unknown(_)) = &unused {
+            self.space.free_now(range)?;
+        }
+        unused?;
+        Ok(range)
     }
 }
 
@@ -131,7 +152,7 @@ impl ExtentStore for Store {
     }
 
     fn alloc_extent(&self, want: u64, min: u64) -> StoreResult<DiskExtent> {
-        let range = self.writable()?.space.alloc(Class::Data, want, min)?;
+        let range = self.writable()?.alloc_data(want, min)?;
         let (bytenr, len) = (Bytenr(range.start), range.len());
         Ok(DiskExtent { bytenr, len, kind: OrderedKind::Regular })
     }
@@ -213,11 +234,11 @@ impl ExtentStore for Store {
         state.pending.lookup(&*state, state.tree, ino, offset)
     }
 
-    fn read_extent(&self, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()> {
+    fn read_extent(&self, ino: Ino, bytenr: Bytenr, target: &mut [u8]) -> StoreResult<()> {
         let range =
             bytenr.0.checked_add(target.len() as u64).map(|end| ByteRange::new(bytenr.0, end));
         let range = range.ok_or_else(|| corrupt("extent", bytenr, "it ends beyond 2^64"))?;
-        let sums = self.state.read().sums_of(range)?;
+        let sums = self.state.read().sums_of(ino, range)?;
         let kind = self.disk.checksum;
         let verify = |data: &[u8]| match &sums {
             None => Ok(()),

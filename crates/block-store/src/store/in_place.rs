@@ -23,7 +23,7 @@ use cowback_extent_io::store::{
 
 use super::Store;
 use super::stop::Memory;
-use crate::error::invalid;
+use crate::error::{invalid, range_at};
 use crate::namespace::pending::Waiting;
 use crate::namespace::{NsResult, csums, extents, inode, prealloc};
 use crate::refs::DataOwner;
@@ -89,11 +89,13 @@ impl State {
         if shown.bytenr == 0 || extent.compression != CompressionCode::None {
             return Ok(None);
         }
+        let whole = range_at("extent", shown.bytenr, shown.disk_len)?;
+        let closed = self.space.data_group(whole)?.closed;
         let bytenr = shown.bytenr + shown.offset + (part.start - key.offset);
         let place = ByteRange::at(bytenr, part.len());
         let owner = DataOwner::File(self.tree.0, ino.0, key.offset.wrapping_sub(shown.offset));
         let free_to = extent.generation > self.forest.root(self.tree)?.last_snapshot
-            && !self.space.group_of(shown.bytenr)?.closed
+            && !closed
             && self.is_sole_owner(&shown, owner)?
             && !csums::has_any(self, place)?;
         Ok(free_to.then_some(DiskExtent { bytenr: Bytenr(bytenr), len: part.len(), kind }))

@@ -1,10 +1,11 @@
-//! The checker: silent on healthy volumes, whoever wrote them, and never silent on damaged ones.
+//! The checker: silent on healthy volumes, whoever wrote them, and never silent on damaged ones. And the store, on damaged ones.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod build;
 mod clean;
 mod damage;
 mod invariants;
+mod lies;
 mod patched;
 mod surgeon;
 

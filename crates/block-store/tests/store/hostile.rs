@@ -112,7 +112,7 @@ fn use_it(device: Arc<MemoryDevice>) {
             && let ExtentKind::Regular { disk_bytenr, .. } = map.kind
         {
             let mut block = vec![0; 4096];
-            let _ = store.read_extent(disk_bytenr, &mut block);
+            let _ = store.read_extent(*ino, disk_bytenr, &mut block);
         }
     }
     for (number, (dir, name, ino)) in files.iter().enumerate() {

@@ -143,7 +143,7 @@ pub(crate) fn read(store: &Store, ino: Ino) -> Vec<u8> {
                 assert_eq!(compression, Compression::None);
                 let from = disk_bytenr.plus(offset + (at - map.range.start));
                 let mut bytes = vec![0; len.next_multiple_of(4096)];
-                store.read_extent(from, &mut bytes).unwrap();
+                store.read_extent(ino, from, &mut bytes).unwrap();
                 out.extend_from_slice(&bytes[..len]);
             }
         }

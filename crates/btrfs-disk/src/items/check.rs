@@ -96,6 +96,7 @@ pub fn check_item(key: &Key, data: &[u8], rules: &LeafRules) -> DiskResult<Optio
         }
         ItemKind::FREE_SPACE_EXTENT => {
             check_empty("free space extent", data)?;
+            group::check_free_extent(key.objectid, key.offset)?;
             return after_key(key.offset);
         }
         ItemKind::FREE_SPACE_BITMAP => {

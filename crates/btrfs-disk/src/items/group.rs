@@ -87,21 +87,43 @@ impl FreeSpaceInfo {
     }
 }
 
+/// Bytes of a block.
+const SECTOR: u64 = 4096;
+
 /// Most bytes of a free space bitmap.
 pub const BITMAP_LEN: usize = 256;
 /// Bytes of the volume that a full bitmap speaks of.
 pub const BITMAP_RANGE: u64 = BITMAP_LEN as u64 * 8 * 4096;
 
+/// Checks the free extent whose key is (`start`, `FREE_SPACE_EXTENT`, `length`).
+///
+/// # Errors
+/// If it is not one or more whole blocks that end below 2^64.
+pub fn check_free_extent(start: u64, length: u64) -> DiskResult<()> {
+    let r = Reader::new("free space extent", &[]);
+    if !start.is_multiple_of(SECTOR) {
+        return Err(r.error("key objectid", 0, start, "a multiple of 4096"));
+    }
+    if length == 0 || !length.is_multiple_of(SECTOR) || start.checked_add(length).is_none() {
+        let expected = "a multiple of 4096, not 0, with an end below 2^64";
+        return Err(r.error("key offset", 0, length, expected));
+    }
+    Ok(())
+}
+
 /// The free extents, as (first address, bytes), of the bitmap at key (`start`, `FREE_SPACE_BITMAP`, `length`).
 ///
 /// # Errors
-/// If the bitmap's length does not fit its key.
+/// If the key is not of whole blocks, or the bitmap's length does not fit it.
 pub fn parse_free_space_bitmap(
     start: u64,
     length: u64,
     bytes: &[u8],
 ) -> DiskResult<Vec<(u64, u64)>> {
     let r = Reader::new("free space bitmap", bytes);
+    if !start.is_multiple_of(SECTOR) {
+        return Err(r.error("key objectid", 0, start, "a multiple of 4096"));
+    }
     if length == 0 || !length.is_multiple_of(4096) || length > BITMAP_RANGE {
         let expected = format!("a multiple of 4096 up to {BITMAP_RANGE}, not 0");
         return Err(r.error("key offset", 0, length, expected));

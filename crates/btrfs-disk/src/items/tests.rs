@@ -421,3 +421,13 @@ fn an_extent_may_be_longer_than_linux_writes_them_unless_it_is_compressed() {
         assert!(FileExtent::parse(&key, &extent.to_bytes()).is_err());
     }
 }
+
+#[test]
+fn free_space_is_of_whole_blocks() {
+    assert!(group::parse_free_space_bitmap(4096, 32768, &[0xf0]).is_ok());
+    assert!(group::parse_free_space_bitmap(4096 + 512, 32768, &[0xf0]).is_err());
+    assert!(group::check_free_extent(4096, 8192).is_ok());
+    for (start, len) in [(512, 4096), (4096, 512), (4096, 0), (u64::MAX - 4095, 4096)] {
+        assert!(group::check_free_extent(start, len).is_err(), "{start} {len}");
+    }
+}

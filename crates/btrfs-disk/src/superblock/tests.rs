@@ -101,6 +101,8 @@ fn each_field_that_cannot_be_is_named() {
     assert_eq!(field(|sb| sb.chunk_root = 0), "chunk_root");
     assert_eq!(field(|sb| sb.root_level = 8), "root_level");
     assert_eq!(field(|sb| sb.chunk_root_generation = 8), "generation");
+    assert_eq!(field(|sb| sb.generation = 1 << 63), "generation");
+    assert_eq!(field(|sb| sb.generation = u64::MAX), "generation");
     assert_eq!(field(|sb| sb.cache_generation = 8), "cache_generation");
     assert_eq!(field(|sb| sb.num_devices = 0), "num_devices");
     assert_eq!(field(|sb| sb.bytes_used = 1), "bytes_used");
