@@ -5,6 +5,7 @@ mod build;
 mod clean;
 mod damage;
 mod invariants;
+mod odd;
 mod patched;
 mod surgeon;
 
