@@ -237,7 +237,7 @@ impl State {
         self.space.promise(bytes)?;
         let room = self.ensure_metadata(Purpose::Add, &Load::NONE);
         room.inspect_err(|_| {
-            self.space.unpromise(before);
+            self.space.unpromise(&before);
             let extents = bytes.div_ceil(COMPRESSED_EXTENT_MAX);
             self.refused = self.refused.and(Load::arrival(extents, bytes));
         })
@@ -249,7 +249,7 @@ impl State {
         self.space.promise_in_place(bytes);
         let room = self.ensure_metadata(Purpose::Add, &Load::NONE);
         room.inspect_err(|_| {
-            self.space.unpromise(before);
+            self.space.unpromise(&before);
             let extents = bytes.div_ceil(COMPRESSED_EXTENT_MAX);
             self.refused = self.refused.and(Load::arrival(extents, bytes));
         })
