@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cowback::device::{BlockDevice, MemoryDevice};
 use cowback::error::StoreError;
+use cowback::options::Profile;
 use cowback::{Error, File, Options, Volume};
 use cowback_base::sync::Mutex;
 use cowback_testkit::random::Rng;
@@ -199,8 +200,10 @@ fn a_small_file_that_could_not_grow_is_stored_as_long_as_it_is() {
 fn a_full_volume_overwrites_what_it_holds_once_some_space_is_there() {
     let comb = Comb::new("none");
     // Copy on write: not even a block can be overwritten in place.
+    let before = comb.comb.metadata().unwrap().modified;
     let error = comb.comb.write_at(0, &[1; 4096]).unwrap_err();
     assert!(error.is_no_space(), "{error}");
+    assert_eq!(comb.comb.metadata().unwrap().modified, before, "nothing was written");
     comb.free(|tooth| tooth == TEETH - 1);
     for round in 0..5u8 {
         comb.comb.write_at(0, &[round; 4096]).unwrap();
@@ -407,4 +410,50 @@ fn an_image_that_could_not_grow_is_tried_to_be_made_larger_again() {
     all.truncate(len);
     drop((file, volume));
     assert!(reopened(device, "f")[..all.len()] == all);
+}
+
+#[test]
+fn files_that_only_grow_on_a_volume_full_of_names_do_not_keep_it_from_committing() {
+    let device = Arc::new(MemoryDevice::new(64 << 20));
+    let options = Options { metadata: Profile::Single, size: Some(64 << 20), ..options("none") };
+    let volume = Volume::create_on(Arc::clone(&device) as _, &options).unwrap();
+    volume.create_file("ballast").unwrap().write_at(0, &[1; 1 << 20]).unwrap();
+    let name = |number: usize| format!("{number:0100}");
+    let mut count = 0;
+    for _ in 0..2 {
+        while match volume.create_file(name(count)) {
+            Ok(_) => true,
+            Err(error) => !error.is_no_space() && panic!("{error}"),
+        } {
+            count += 1;
+        }
+        volume.commit().unwrap();
+    }
+    let mut grown = Vec::new();
+    for number in (0..count).step_by(50) {
+        let file = volume.open_file(name(number)).unwrap();
+        let before = file.len();
+        match file.set_len(1 << 20) {
+            Ok(()) => grown.push(number),
+            Err(error) => assert!(error.is_no_space() && file.len() == before, "{error}"),
+        }
+    }
+    volume.commit().unwrap();
+    assert!(grown.len() > 100, "{} of {count}", grown.len());
+    println!("{} of {count} files grew", grown.len());
+    volume.remove_file("ballast").unwrap();
+    for number in 0..count / 20 {
+        volume.remove_file(name(20 * number + 1)).unwrap();
+    }
+    volume.commit().unwrap();
+    let file = volume.create_file("one more").unwrap();
+    file.write_at(0, &[7; 100_000]).unwrap();
+    drop(file);
+    volume.close().unwrap();
+    let volume = Volume::open_on(device, &options).unwrap();
+    for number in grown {
+        assert_eq!(volume.metadata(name(number)).unwrap().size, 1 << 20, "{number}");
+    }
+    assert!(read_all(&volume, "one more").unwrap() == [7; 100_000]);
+    volume.close().unwrap();
 }

@@ -13,7 +13,7 @@
 //! | [`Purpose`] | who | must leave free |
 //! |---|---|---|
 //! | `Add` | promises of data, inline content, new names, links, attributes, renaming | what is under way, and the reserve |
-//! | `Remove` | unlink, rmdir, truncate, punch, evict, removing an attribute | what is under way |
+//! | `Remove` | unlink, rmdir, truncate, punch, evict, removing an attribute, a file's time and size ahead of changes of its size and extents | what is under way |
 //! | `Commit` | attributes that a commit writes | nothing |
 //!
 //! The commit itself takes what it needs. So a volume that refuses to take more can be committed, and can be made emptier; and after that
@@ -247,7 +247,7 @@ impl State {
         self.space.promise(bytes)?;
         let room = self.ensure_metadata(Purpose::Add, &Load::NONE);
         room.inspect_err(|_| {
-            self.space.unpromise(before);
+            self.space.unpromise(&before);
             let extents = bytes.div_ceil(COMPRESSED_EXTENT_MAX);
             self.refused = self.refused.and(Load::arrival(extents, bytes));
         })
@@ -259,7 +259,7 @@ impl State {
         self.space.promise_in_place(bytes);
         let room = self.ensure_metadata(Purpose::Add, &Load::NONE);
         room.inspect_err(|_| {
-            self.space.unpromise(before);
+            self.space.unpromise(&before);
             let extents = bytes.div_ceil(COMPRESSED_EXTENT_MAX);
             self.refused = self.refused.and(Load::arrival(extents, bytes));
         })

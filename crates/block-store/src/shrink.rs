@@ -33,6 +33,9 @@ const UNASKED_SHARE: u64 = 23;
 /// chunk tree first.
 const SPARE_SYSTEM: u64 = 640 << 10;
 
+/// No device has more bytes than that: no chunk is placed behind it, and no more is left free.
+const DEVICE_MAX: u64 = 1 << 62;
+
 /// What a volume is cut to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
@@ -88,14 +91,19 @@ impl State {
         Ok(self.space.total_bytes)
     }
 
-    /// Fails, with nothing changed, if the volume cannot be shrunk.
-    pub(crate) fn check_shrinkable(&self) -> StoreResult<()> {
+    /// Fails, with nothing changed, if the volume cannot be shrunk, or no device could have what `fit` says.
+    pub(crate) fn check_shrinkable(&self, fit: Fit) -> StoreResult<()> {
         let refuse = |why: String| {
             let error = io::Error::new(io::ErrorKind::Unsupported, why);
             Err(crate::error::io("shrink", 0, 0, error))
         };
         if !self.disk.device.can_resize() {
             return refuse("the device has the size it has".to_owned());
+        }
+        if let Fit::Slack(bytes) | Fit::Size(bytes) = fit
+            && bytes > DEVICE_MAX
+        {
+            return refuse(format!("{bytes} bytes are more than a device can have ({DEVICE_MAX})"));
         }
         match self.dead_trees.first() {
             None => Ok(()),
@@ -166,7 +174,7 @@ impl State {
         let mut len = ((blocks + spare) * nodesize).next_multiple_of(STRIPE_LEN);
         let copies = self.space.copies(class);
         let copies_usize = usize::try_from(copies).unwrap_or(1);
-        let limit = if self.space.policy.grow { 1 << 62 } else { self.space.total_bytes };
+        let limit = if self.space.policy.grow { DEVICE_MAX } else { self.space.total_bytes };
         let chunk = loop {
             let placed = self.disk.with_chunks(|map| {
                 let stripes = map.place(ByteRange::new(0, limit), len, copies_usize)?;

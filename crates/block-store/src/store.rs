@@ -172,14 +172,14 @@ impl Store {
     ///
     /// # Errors
     /// The device's; a size in which the content has no room; no room to move metadata to. The store takes no more writes then; what was
-    /// committed is intact.
+    /// committed is intact. A device that cannot be resized, or a size that none can have, is refused before anything changes.
     pub fn shrink_to_fit(&self, fit: Fit) -> StoreResult<u64> {
         let mut unfinished = self.commit_lock.lock();
         self.commit_locked(&mut unfinished)?;
         while self.go_on_removing() {
             self.commit_locked(&mut unfinished)?;
         }
-        self.state.read().check_shrinkable()?;
+        self.state.read().check_shrinkable(fit)?;
         let failed = |error: &StoreError| self.stop("shrinking", error, Memory::InPart);
         let guard = self.stop_on_panic("shrinking", Memory::InPart);
         let compacted = self.state.write().compact(fit);

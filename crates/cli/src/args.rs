@@ -416,6 +416,7 @@ mod tests {
             ("cowback pack a b --uuid 12", "12"),
             ("cowback pack a b --threads 0", "0"),
             ("cowback pack a b --slack 1M", "--shrink"),
+            ("cowback pack a b --shrink --slack 18446744073709551615", "too large"),
             ("cowback ls a --cache 1K", "--cache"),
             ("cowback ls a --cache 1048575", "1.00 MiB"),
             ("cowback check a --threads 1", "--threads"),

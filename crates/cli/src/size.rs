@@ -26,9 +26,12 @@ impl FromStr for Size {
         if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(wrong());
         }
-        let number: u64 = number.parse().map_err(|_| format!("`{text}` is too large"))?;
-        let bytes = number.checked_mul(1 << shift);
-        bytes.map(Self).ok_or_else(|| format!("`{text}` is too large"))
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+        // No file is longer.
+        let bytes = bytes.filter(|bytes| i64::try_from(*bytes).is_ok());
+        bytes
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is too large: less than 8 EiB are possible"))
     }
 }
 
@@ -77,6 +80,12 @@ mod tests {
         }
         assert!("99999999999999999999".parse::<Size>().is_err());
         assert!("99999999T".parse::<Size>().is_err());
+        let said = u64::MAX.to_string().parse::<Size>().unwrap_err();
+        assert!(said.contains("too large") && said.contains("8 EiB"), "{said}");
+        assert!(
+            (1_u64 << 63).to_string().parse::<Size>().is_err()
+                && "8388607T".parse::<Size>().is_ok()
+        );
     }
 
     #[test]

@@ -62,7 +62,11 @@ impl File {
     fn write_part(&self, at: u64, part: &[u8]) -> std::result::Result<(), StoreError> {
         let before = self.node.io.size();
         let result = self.node.io.write(at, part);
-        self.changed(before);
+        match &result {
+            // Nothing was written, and nothing promised that the inode's item could be changed.
+            Err(StoreError::NoSpace { .. }) => self.inner.dirty.add(&self.node),
+            _ => self.changed(before),
+        }
         result
     }
 
@@ -185,6 +189,7 @@ impl File {
         change: impl Fn(&Arc<InodeIo>) -> std::result::Result<(), StoreError>,
     ) -> Result<()> {
         self.inner.change(Gates::NamesAndData, || {
+            self.inner.put_ahead(&self.node).map_err(Error::at(Path::new("")))?;
             let size = self.node.io.size();
             let result = change(&self.node.io);
             self.changed(size);

@@ -162,6 +162,22 @@ impl Inner {
         }
     }
 
+    /// Puts into a file's inode item what is newer in memory, and that it changes now, ahead of a change of its size or extents. Such a
+    /// change need not bring data for which the store promises anything: so this sees to it that there is room for what it leaves to be put by
+    /// the next commit, or tells while nothing has changed. The namespace gate is held, until the change is done.
+    pub(crate) fn put_ahead(&self, node: &Arc<Node>) -> std::result::Result<(), NamespaceError> {
+        let now = self.now();
+        self.put_newer(node, |newer, size| {
+            let change = AttrChange {
+                size: newer.size.then_some(size),
+                mtime: Some(now),
+                ctime: Some(now),
+                ..AttrChange::default()
+            };
+            self.store.set_attr_ahead(node.io.ino(), &change).map(drop)
+        })
+    }
+
     /// Puts a file's size and times into its inode item, if they are newer in memory. The namespace gate is held.
     fn write_back_meta(&self, node: &Arc<Node>) -> std::result::Result<(), NamespaceError> {
         let put = |newer: Newer, size| {

@@ -215,8 +215,9 @@ impl Volume {
     /// that the image has then.
     ///
     /// # Errors
-    /// As [`Volume::commit`]. A size in which the content has no room, or a device that cannot be resized: everything is committed then, but the
-    /// volume takes no more changes until it is opened again.
+    /// As [`Volume::commit`]. A device that cannot be resized, or a size of more than 2^62 bytes, as none has: everything is committed then, and the
+    /// volume goes on. A size in which the content has no room, or which the device cannot have: everything is committed then, but the volume
+    /// takes no more changes until it is opened again.
     pub fn shrink_to_fit(&self, fit: Fit) -> Result<u64> {
         self.inner.check_writable()?;
         self.inner.commit_and(Writers::Wait, |store| store.shrink_to_fit(fit))

@@ -83,7 +83,6 @@ pub(super) struct Extents {
     /// The extents, by address.
     pub(super) list: Vec<Extent>,
     refs: Vec<Ref>,
-    last_ref: Option<Key>,
     /// An item could not be understood.
     pub(super) damaged: bool,
 }
@@ -142,7 +141,6 @@ impl Extents {
     /// A reference that is an item of its own.
     fn keyed(&mut self, item: &Item<'_>, out: &mut Out<'_>) {
         let key = item.key;
-        let follows = self.last_ref.replace(key).is_some_and(|last| last.next() == Some(key));
         let (bytenr, at) = (key.objectid, key.offset);
         let Some(extent) = self.list.last().filter(|extent| extent.key.objectid == bytenr) else {
             out.item(TreeId::EXTENT, &key, "it belongs to no extent");
@@ -162,9 +160,10 @@ impl Extents {
             },
             _ => match DataRef::parse(item.data) {
                 Ok(data) => {
-                    // One whose place is taken by another with the same hash comes right behind it.
-                    if data.hash() != at && !follows {
-                        let what = format_args!("key offset: expected {}, its hash", data.hash());
+                    if !data.may_be_at(at) {
+                        let hash = data.hash();
+                        let what =
+                            format_args!("key offset: expected {hash}, its hash, or little more");
                         out.item(TreeId::EXTENT, &key, what);
                     }
                     InlineRef::Data(data)

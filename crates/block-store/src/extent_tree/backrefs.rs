@@ -103,24 +103,38 @@ impl State {
 
     /// The count of the item of its own that matches `probe`, and its key, or the key at which there would be one.
     fn find_keyed_ref(&self, bytenr: u64, probe: &InlineRef) -> StoreResult<(Key, Option<u32>)> {
-        let mut place = Key::new(bytenr, probe.kind(), probe.sequence());
-        loop {
-            let Some(data) = self.get(TreeId::EXTENT, &place)? else { return Ok((place, None)) };
-            match probe.kind() {
-                ItemKind::EXTENT_DATA_REF => {
-                    let found = DataRef::parse(&data).map_err(|error| invalid(place, &error))?;
-                    if same_owner(&InlineRef::Data(found), probe) {
-                        return Ok((place, Some(found.count)));
-                    }
-                    // Another reference has the same hash: this one is, or goes, behind that.
-                    place.offset = place.offset.wrapping_add(1);
-                }
-                ItemKind::SHARED_DATA_REF => {
-                    let count = parse_shared_data_ref(&data);
-                    return Ok((place, Some(count.map_err(|error| invalid(place, &error))?)));
-                }
-                _ => return Ok((place, Some(1))),
-            }
+        let place = Key::new(bytenr, probe.kind(), probe.sequence());
+        if let InlineRef::Data(wanted) = probe {
+            return self.find_keyed_data_ref(place, wanted);
         }
+        let Some(data) = self.get(TreeId::EXTENT, &place)? else { return Ok((place, None)) };
+        if probe.kind() != ItemKind::SHARED_DATA_REF {
+            return Ok((place, Some(1)));
+        }
+        let count = parse_shared_data_ref(&data).map_err(|error| invalid(place, &error))?;
+        Ok((place, Some(count)))
+    }
+
+    /// As [`State::find_keyed_ref`], of a reference whose hash others may have as well: it is behind these then, or behind where they were
+    /// when it came.
+    fn find_keyed_data_ref(&self, first: Key, wanted: &DataRef) -> StoreResult<(Key, Option<u32>)> {
+        let (mut at, mut free) = (first, first);
+        while let Some((key, data)) = self.at_or_after(TreeId::EXTENT, &at)? {
+            if (key.objectid, key.kind) != (first.objectid, first.kind)
+                || !wanted.may_be_at(key.offset)
+            {
+                break;
+            }
+            let found = DataRef::parse(&data).map_err(|error| invalid(key, &error))?;
+            if same_owner(&InlineRef::Data(found), &InlineRef::Data(*wanted)) {
+                return Ok((key, Some(found.count)));
+            }
+            let Some(next) = key.next() else { break };
+            if key == free {
+                free = next;
+            }
+            at = next;
+        }
+        Ok((free, None))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Items stay well below a leaf (`item_limit`), so that a change moves little.
 
-use cowback_base::{BLOCK_SIZE, ByteRange, Bytenr};
+use cowback_base::{BLOCK_SIZE, ByteRange};
 use cowback_btrfs_disk::{ItemKind, Key, TreeId, objectid};
 use cowback_extent_io::store::StoreResult;
 
@@ -90,19 +90,17 @@ pub fn has_any(trees: &dyn Trees, range: ByteRange) -> StoreResult<bool> {
     Ok(!runs(trees, range)?.is_empty())
 }
 
-/// Records the checksums of the blocks from `bytenr` on, of which none are recorded yet.
+/// Records `sums` as the checksums of the blocks of `range`; data without checksums has none. The range was free before: what is recorded of it
+/// is of no data that is there, as some kernels left behind, and goes.
 ///
 /// # Errors
-/// The store's; corrupt if some are recorded.
-pub fn insert(trees: &mut dyn Trees, bytenr: Bytenr, sums: &[u8]) -> StoreResult<()> {
+/// The store's.
+pub fn replace(trees: &mut dyn Trees, range: ByteRange, sums: &[u8]) -> StoreResult<()> {
     let size = trees.checksum().size();
-    let range = ByteRange::at(bytenr.0, (sums.len() / size) as u64 * BLOCK_SIZE);
-    if let Some(run) = runs(trees, range)?.first() {
-        return Err(corrupt(
-            "csum item",
-            run.key,
-            format!("checksums of {range} are there already"),
-        ));
+    debug_assert!(sums.is_empty() || (sums.len() / size) as u64 * BLOCK_SIZE == range.len());
+    delete(trees, range)?;
+    if sums.is_empty() {
+        return Ok(());
     }
     let limit = item_limit(trees);
     let (mut at, mut rest) = (range.start, sums);

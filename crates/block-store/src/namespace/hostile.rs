@@ -37,7 +37,7 @@ fn sample() -> Mock {
         let mut item = inode::load(&mock, FS, ino).unwrap();
         item.nbytes += held;
         inode::save(&mut mock, FS, ino, &mut item).unwrap();
-        csums::insert(&mut mock, Bytenr(bytenr), &[5; 16]).unwrap();
+        csums::replace(&mut mock, ByteRange::at(bytenr, 16384), &[5; 16]).unwrap();
     }
     make(&mut mock, ROOT, b"gone", &FILE);
     dir::unlink(&mut mock, FS, ROOT, b"gone").unwrap();

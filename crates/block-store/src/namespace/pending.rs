@@ -367,11 +367,10 @@ impl InodePending {
             let on_disk = on_disk.expect("a piece's extent stays as long as the piece");
             let range = ByteRange::new(*start, piece.end);
             if on_disk.prealloc {
-                let from = Bytenr(piece.bytenr + (range.start - on_disk.range.start));
-                prealloc::mark_written(trees, tree, ino, range, from)?;
-                if sums && !on_disk.sums.is_empty() {
-                    csums::insert(trees, from, on_disk.sums_of(range))?;
-                }
+                let from = piece.bytenr + (range.start - on_disk.range.start);
+                prealloc::mark_written(trees, tree, ino, range, Bytenr(from))?;
+                let sums = if sums { on_disk.sums_of(range) } else { &[] };
+                csums::replace(trees, ByteRange::at(from, range.len()), sums)?;
                 continue;
             }
             let shown = DiskRange {
@@ -395,8 +394,9 @@ impl InodePending {
         for (bytenr, on_disk) in self.extents.iter().filter(|(_, on_disk)| !on_disk.prealloc) {
             if !used.contains(bytenr) {
                 trees.free_data_extent(*bytenr, on_disk.len);
-            } else if sums && !on_disk.sums.is_empty() {
-                csums::insert(trees, Bytenr(*bytenr), &on_disk.sums)?;
+            } else {
+                let sums = if sums { &on_disk.sums[..] } else { &[] };
+                csums::replace(trees, ByteRange::at(*bytenr, on_disk.len), sums)?;
             }
         }
         Ok(nbytes)

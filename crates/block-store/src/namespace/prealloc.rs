@@ -10,7 +10,7 @@ use cowback_extent_io::store::StoreResult;
 
 use super::extents::{self, is_extent_of, item_before, key_of};
 use super::inode::inode_flags;
-use super::{Trees, inode};
+use super::{Trees, csums, inode};
 use crate::error::corrupt;
 use crate::namespace::NsResult;
 
@@ -27,6 +27,7 @@ pub fn insert(
 ) -> NsResult<()> {
     let mut item = inode::load(trees, tree, ino)?;
     for (offset, place) in pieces {
+        csums::replace(trees, *place, &[])?;
         let dropped = extents::drop_range(trees, tree, ino, ByteRange::at(*offset, place.len()))?;
         item.nbytes = extents::less(ino, item.nbytes, dropped)?;
         let extent = FileExtent {

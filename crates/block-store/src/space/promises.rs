@@ -154,9 +154,13 @@ impl Space {
         self.promises.in_place.keep(bytes);
     }
 
-    /// Puts everything back to `before`, as the promise that was made since was not to be made.
-    pub(crate) const fn unpromise(&mut self, before: Promises) {
-        self.promises = before;
+    /// Puts what was promised back to `before`, as the promise that was made since was not to be made. What was counted since stays counted.
+    pub(crate) fn unpromise(&mut self, before: &Promises) {
+        let promises = &mut self.promises;
+        let back = promises.data.bytes.saturating_sub(before.data.bytes);
+        promises.room = promises.room.saturating_add(signed(back));
+        (promises.data, promises.in_place) = (before.data, before.in_place);
+        promises.short = before.short;
     }
 
     /// Part of what was promised is not needed.

@@ -78,7 +78,7 @@ impl State {
     }
 
     /// Takes space for data: what is free by the extent tree, too. What is not is left alone from then on.
-    fn alloc_data(&mut self, want: u64, least: u64) -> StoreResult<ByteRange> {
+    pub(super) fn alloc_data(&mut self, want: u64, least: u64) -> StoreResult<ByteRange> {
         let range = self.space.alloc(Class::Data, want, least)?;
         let unused = self.forest.check_unused(range);
         if let Err(InUse::Unknown(_)) = &unused {

@@ -28,7 +28,6 @@ use crate::namespace::pending::Waiting;
 use crate::namespace::{NsResult, csums, extents, inode, prealloc};
 use crate::refs::DataOwner;
 use crate::reserve::{Load, Purpose};
-use crate::space::Class;
 use crate::state::State;
 use crate::trees::Trees;
 
@@ -159,15 +158,17 @@ impl State {
         bytes: u64,
         load: impl FnOnce(u64) -> Load,
     ) -> StoreResult<Vec<(u64, ByteRange)>> {
-        let before = *self.space.promises();
+        let (before, growing) = (*self.space.promises(), self.space.policy.grow);
         self.space.promise(bytes)?;
+        // It is kept by what follows. Were it open, and the device turned out to have the size that it has, all of that would be for it.
+        self.space.keep(bytes);
         let mut pieces: Vec<(u64, ByteRange)> = Vec::new();
         let mut taken = Ok(());
         'all: for stretch in stretches {
             let mut at = stretch.start;
             while at < stretch.end {
                 let want = (stretch.end - at).min(PREALLOC_MAX);
-                match self.space.alloc(Class::Data, want, BLOCK_SIZE) {
+                match self.alloc_data(want, BLOCK_SIZE) {
                     Ok(place) => {
                         pieces.push((at, place));
                         at += place.len();
@@ -179,14 +180,16 @@ impl State {
                 }
             }
         }
-        self.space.keep(bytes);
         let load = load(pieces.len() as u64);
         let done = taken.and_then(|()| self.ensure_metadata(Purpose::Add, &load));
         if done.is_err() {
-            self.space.unpromise(before);
+            self.space.unpromise(&before);
             for (_, place) in &pieces {
                 self.space.free_now(*place)?;
             }
+        }
+        if growing && !self.space.policy.grow {
+            self.space.count(0);
         }
         done.map(|()| pieces)
     }

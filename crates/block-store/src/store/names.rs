@@ -205,8 +205,21 @@ impl Store {
         })
     }
 
+    /// As [`Store::set_attr`], ahead of a change of a file's size or extents in memory: what of that comes to its inode before or at the next
+    /// commit takes no more space then. As it brings nothing that stays, and may be there to make room, it may use what removing things may use.
+    ///
+    /// # Errors
+    /// The namespace's.
+    pub fn set_attr_ahead(&self, ino: Ino, change: &AttrChange) -> NsResult<InodeAttr> {
+        let load = |_: &State| Ok(Load::attributes());
+        self.change("changing attributes", Purpose::Remove, load, |state| {
+            let (trees, tree) = state.work();
+            inode::set_attr(trees, tree, ino, change)
+        })
+    }
+
     /// As [`Store::set_attr`], for what a commit brings along: sizes and times that are newer in memory. It may use space that other
-    /// changes have to leave free, as what it belongs to was let begin.
+    /// changes have to leave free, as what it belongs to was let begin: by a promise of data, or by [`Store::set_attr_ahead`].
     ///
     /// # Errors
     /// The namespace's.

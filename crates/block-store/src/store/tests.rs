@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use cowback_base::Ino;
-use cowback_btrfs_disk::items::RootItem;
+use cowback_base::{BLOCK_SIZE, ByteRange, Ino};
+use cowback_btrfs_disk::hash::data_ref_hash;
+use cowback_btrfs_disk::items::{FileExtent, FileExtentData, RootItem};
 use cowback_btrfs_disk::{ItemKind, Key};
 
 use super::*;
 use crate::device::MemoryDevice;
-use crate::namespace::NewInode;
+use crate::namespace::inode::inode_flags;
+use crate::namespace::{NewInode, extents, inode};
 use crate::trees::Trees;
 use cowback_btrfs_disk::TreeId;
+use cowback_extent_io::store::{ExtentStore, PreallocMode};
 
 const FILE: NewInode = NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, flags: 0 };
 
@@ -39,4 +42,78 @@ fn a_volume_with_a_subvolume_under_deletion_is_not_shrunk_and_goes_on() {
     assert_eq!(store.read_only_reason(), None);
     store.create(Ino::ROOT, b"file", &FILE).unwrap();
     store.commit().unwrap();
+}
+
+/// Two places, of files from `first` on, whose references have the same hash: inode, and byte in the file.
+fn same_hash(first: Ino) -> [(Ino, u64); 2] {
+    let mut seen = std::collections::HashMap::new();
+    // Far apart, as those of a few neighbours differ. The first blocks are taken.
+    let block = |number: u64| 64 + (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32);
+    for number in 0..1 << 20 {
+        let (ino, offset) = (Ino(first.0 + number % 4), block(number) * BLOCK_SIZE);
+        let hash = data_ref_hash(TreeId::FS.0, ino.0, offset);
+        if let Some(other) = seen.insert(hash, (ino, offset)) {
+            return [other, (ino, offset)];
+        }
+    }
+    panic!("a million places, and no two with one hash of 32 bits");
+}
+
+/// Has byte `offset` of a file show the block that byte 0 of the file `of` shows.
+fn share(store: &Store, of: Ino, (ino, offset): (Ino, u64)) {
+    let mut state = store.state.write();
+    let tree = state.tree;
+    let (_, extent) = extents::item_at(&*state, tree, of, 0).unwrap().unwrap();
+    let added = extents::insert(&mut *state, tree, ino, offset, &extent).unwrap();
+    let mut item = inode::load(&*state, tree, ino).unwrap();
+    (item.nbytes, item.size) = (item.nbytes + added, item.size.max(offset + BLOCK_SIZE));
+    inode::save(&mut *state, tree, ino, &mut item).unwrap();
+}
+
+fn sound(device: &Arc<MemoryDevice>) {
+    let mut problems = Vec::new();
+    crate::check::check(&**device, true, &mut |problem| problems.push(problem.to_string()))
+        .unwrap();
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
+#[test]
+fn of_references_with_one_hash_the_second_is_found_when_the_first_is_gone() {
+    let (device, store) = formatted();
+    let flags = inode_flags::NODATACOW | inode_flags::NODATASUM | inode_flags::PREALLOC;
+    let files = [b"a", b"b", b"c", b"d"];
+    let files = files.map(|name| store.create(Ino::ROOT, name, &NewInode { flags, ..FILE }));
+    let first = files[0].as_ref().unwrap().0;
+    let block = ByteRange::new(0, BLOCK_SIZE);
+    store.prealloc_extents(first, block, PreallocMode::Keep).unwrap();
+    // So many that no more have room in the extent's item.
+    (1..60).for_each(|block| share(&store, first, (first, block * BLOCK_SIZE)));
+    store.commit().unwrap();
+    let [a, b] = same_hash(first);
+    let drop_it = |(ino, offset)| {
+        store.punch(ino, ByteRange::at(offset, BLOCK_SIZE)).unwrap();
+        store.commit().unwrap();
+        sound(&device);
+    };
+    for [a, b] in [[a, b], [b, a]] {
+        share(&store, first, a);
+        store.commit().unwrap();
+        share(&store, first, b);
+        store.commit().unwrap();
+        sound(&device);
+        drop_it(a);
+        // Its place is free, and it comes again before the other.
+        share(&store, first, a);
+        store.commit().unwrap();
+        sound(&device);
+        drop_it(a);
+        drop_it(b);
+    }
+    let shown = |ino| match extents::item_at(&*store.state.read(), TreeId::FS, ino, 0).unwrap() {
+        Ok((_, FileExtent { data: FileExtentData::Prealloc(shown), .. })) => shown,
+        other => panic!("{other:?}"),
+    };
+    let key = Key::new(shown(first).bytenr, ItemKind::EXTENT_DATA_REF, 0);
+    let keyed = store.state.read().at_or_after(TreeId::EXTENT, &key).unwrap();
+    assert_eq!(keyed.map(|(key, _)| key.objectid), Some(shown(first).bytenr), "some are keyed");
 }

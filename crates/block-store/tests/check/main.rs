@@ -6,6 +6,7 @@ mod clean;
 mod damage;
 mod invariants;
 mod lies;
+mod odd;
 mod patched;
 mod surgeon;
 

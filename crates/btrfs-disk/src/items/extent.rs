@@ -30,10 +30,20 @@ impl DataRef {
     /// Bytes on disk.
     pub const LEN: usize = 28;
 
+    /// More references of one extent with the same hash, or with those that follow it, are taken for damage.
+    pub const COLLISIONS_MAX: u64 = 1 << 16;
+
     /// Key offset when this is an item of its own.
     #[must_use]
     pub fn hash(&self) -> u64 {
         data_ref_hash(self.root, self.ino, self.offset)
+    }
+
+    /// Whether this may be an item of its own with the key offset `at`: that is its hash, or, if references with that hash were there before,
+    /// the first place behind it that was free then. They may have gone since, so that there are gaps.
+    #[must_use]
+    pub fn may_be_at(&self, at: u64) -> bool {
+        at.checked_sub(self.hash()).is_some_and(|behind| behind < Self::COLLISIONS_MAX)
     }
 
     /// Reads the item at (bytenr, `EXTENT_DATA_REF`, hash).

@@ -1,6 +1,6 @@
 //! What an evicted inode leaves behind: nothing.
 
-use cowback_base::Bytenr;
+use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::{CompressionCode, DiskRange, FileExtent, FileExtentData};
 
 use super::super::mock::{DIR, FILE, FS, Mock, make};
@@ -21,7 +21,7 @@ fn an_evicted_file_leaves_no_items_no_references_and_no_checksums() {
         data: FileExtentData::Regular(shown),
     };
     extents::insert(&mut mock, FS, file, 4096, &extent).unwrap();
-    csums::insert(&mut mock, Bytenr(1 << 20), &[1; 8]).unwrap();
+    csums::replace(&mut mock, ByteRange::at(1 << 20, 8192), &[1; 8]).unwrap();
     assert!(evict(&mut mock, FS, file, 1000).is_err(), "it has a name");
     dir::unlink(&mut mock, FS, Ino::ROOT, b"file").unwrap();
     assert_eq!(list(&mock, FS).unwrap(), [file]);

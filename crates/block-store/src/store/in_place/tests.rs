@@ -114,7 +114,8 @@ fn what_has_checksums_or_is_to_have_some_is_not_overwritten() {
     assert!(may(&store, ino, blocks(0, 2)) && may(&store, ino, blocks(2, 4)));
     let place = store.state.read().in_place(ino, blocks(1, 2)).unwrap().extent.unwrap();
     let size = store.disk.checksum.size();
-    csums::insert(&mut *store.state.write(), place.bytenr, &vec![7; size]).unwrap();
+    let range = ByteRange::at(place.bytenr.0, place.len);
+    csums::replace(&mut *store.state.write(), range, &vec![7; size]).unwrap();
     assert!(!may(&store, ino, blocks(0, 2)) && may(&store, ino, blocks(0, 1)));
     // Overwritten in place, but with checksums: an older kernel's mistake.
     let flags = crate::namespace::AttrChange {

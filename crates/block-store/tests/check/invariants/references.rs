@@ -1,6 +1,16 @@
 //! The extent tree.
 
 use super::*;
+use cowback_btrfs_disk::items::DataRef;
+
+/// Makes an inline reference an item of its own, at the place that `to` makes of its hash.
+fn move_out(s: &Surgeon, to: impl FnOnce(u64) -> u64) {
+    let (key, mut item) = data_item(s);
+    let InlineRef::Data(data) = item.inline.remove(0) else { unreachable!() };
+    set_item(s, &key, &item);
+    let at = Key::new(key.objectid, ItemKind::EXTENT_DATA_REF, to(data.hash()));
+    s.insert(TreeId::EXTENT, at, data.to_bytes());
+}
 
 const EXTENTS_AND_REFERENCES: &[Case] = &[
     (
@@ -120,16 +130,10 @@ const EXTENTS_AND_REFERENCES: &[Case] = &[
         },
         "it belongs to no extent",
     ),
+    ("a reference before its hash", |s| move_out(s, |hash| hash - 1), "key offset: expected"),
     (
-        "a reference at another hash",
-        |s| {
-            let (key, mut item) = data_item(s);
-            let InlineRef::Data(data) = item.inline.remove(0) else { unreachable!() };
-            set_item(s, &key, &item);
-            let hash = data.hash() ^ 0x10;
-            let at = Key::new(key.objectid, ItemKind::EXTENT_DATA_REF, hash);
-            s.insert(TreeId::EXTENT, at, data.to_bytes());
-        },
+        "a reference far behind its hash",
+        |s| move_out(s, |hash| hash + DataRef::COLLISIONS_MAX),
         "key offset: expected",
     ),
     (
