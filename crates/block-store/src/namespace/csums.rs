@@ -90,6 +90,38 @@ pub fn has_any(trees: &dyn Trees, range: ByteRange) -> StoreResult<bool> {
     Ok(!runs(trees, range)?.is_empty())
 }
 
+/// Checksums of data that got its place, to be recorded together: an item holds those of many neighbours, and is written once.
+#[derive(Debug, Default)]
+pub struct Fresh(Vec<(ByteRange, Vec<u8>)>);
+
+impl Fresh {
+    /// As [`replace`] will record them.
+    pub fn add(&mut self, range: ByteRange, sums: &[u8]) {
+        match self.0.last_mut() {
+            Some((before, all))
+                if before.end == range.start && all.is_empty() == sums.is_empty() =>
+            {
+                before.end = range.end;
+                all.extend_from_slice(sums);
+            }
+            _ => self.0.push((range, sums.to_vec())),
+        }
+    }
+
+    /// Records them.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn record(mut self, trees: &mut dyn Trees) -> StoreResult<()> {
+        self.0.sort_unstable_by_key(|(range, _)| range.start);
+        let mut joined = Self::default();
+        for (range, sums) in self.0 {
+            joined.add(range, &sums);
+        }
+        joined.0.iter().try_for_each(|(range, sums)| replace(trees, *range, sums))
+    }
+}
+
 /// Records `sums` as the checksums of the blocks of `range`; data without checksums has none. The range was free before: what is recorded of it
 /// is of no data that is there, as some kernels left behind, and goes.
 ///

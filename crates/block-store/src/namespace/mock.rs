@@ -21,7 +21,7 @@ pub(crate) const FS: TreeId = TreeId::FS;
 type DataRefKey = (u64, u64, TreeId, u64, u64);
 
 /// Trees in a map.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Mock {
     pub(crate) items: BTreeMap<(TreeId, Key), Vec<u8>>,
     pub(crate) refs: BTreeMap<DataRefKey, i64>,

@@ -233,11 +233,12 @@ impl Pending {
     /// # Errors
     /// The store's.
     pub fn apply(&mut self, trees: &mut dyn Trees, tree: TreeId) -> StoreResult<()> {
+        let mut sums = csums::Fresh::default();
         while let Some((ino, _)) = self.inodes.first_key_value() {
             let ino = *ino;
-            self.apply_inode(trees, tree, ino)?;
+            self.enter_inode(trees, tree, ino, &mut sums)?;
         }
-        Ok(())
+        sums.record(trees)
     }
 
     /// Enters the completions of one inode into the trees.
@@ -251,9 +252,23 @@ impl Pending {
         tree: TreeId,
         ino: Ino,
     ) -> StoreResult<()> {
+        let mut sums = csums::Fresh::default();
+        self.enter_inode(trees, tree, ino, &mut sums)?;
+        sums.record(trees)
+    }
+
+    /// Enters the completions of one inode, but for the checksums of its data, which go to `sums`.
+    fn enter_inode(
+        &mut self,
+        trees: &mut dyn Trees,
+        tree: TreeId,
+        ino: Ino,
+        sums: &mut csums::Fresh,
+    ) -> StoreResult<()> {
         let Some(waiting) = self.inodes.get(&ino) else { return Ok(()) };
         if let Some(mut item) = inode::find(trees, tree, ino)? {
-            let sums = item.flags & inode_flags::NODATASUM == 0;
+            let summed = item.flags & inode_flags::NODATASUM == 0;
+            let sums = (summed, sums);
             item.nbytes = waiting.enter(trees, tree, ino, item.nbytes, sums)?;
             inode::save(trees, tree, ino, &mut item)?;
             self.take(ino);
@@ -340,14 +355,15 @@ impl InodePending {
         Err(gap)
     }
 
-    /// Enters everything into the trees, checksums if the file has them; gives the bytes that the inode, which held `nbytes`, holds then.
+    /// Enters everything into the trees, but for checksums: these go to `fresh`, none if the file is not `summed`. Gives the bytes that the
+    /// inode, which held `nbytes`, holds then.
     fn enter(
         &self,
         trees: &mut dyn Trees,
         tree: TreeId,
         ino: Ino,
         mut nbytes: u64,
-        sums: bool,
+        (summed, fresh): (bool, &mut csums::Fresh),
     ) -> StoreResult<u64> {
         let generation = trees.generation();
         if self.replaces_all {
@@ -369,8 +385,8 @@ impl InodePending {
             if on_disk.prealloc {
                 let from = piece.bytenr + (range.start - on_disk.range.start);
                 prealloc::mark_written(trees, tree, ino, range, Bytenr(from))?;
-                let sums = if sums { on_disk.sums_of(range) } else { &[] };
-                csums::replace(trees, ByteRange::at(from, range.len()), sums)?;
+                let sums = if summed { on_disk.sums_of(range) } else { &[] };
+                fresh.add(ByteRange::at(from, range.len()), sums);
                 continue;
             }
             let shown = DiskRange {
@@ -395,8 +411,8 @@ impl InodePending {
             if !used.contains(bytenr) {
                 trees.free_data_extent(*bytenr, on_disk.len);
             } else {
-                let sums = if sums { &on_disk.sums[..] } else { &[] };
-                csums::replace(trees, ByteRange::at(*bytenr, on_disk.len), sums)?;
+                let sums = if summed { &on_disk.sums[..] } else { &[] };
+                fresh.add(ByteRange::at(*bytenr, on_disk.len), sums);
             }
         }
         Ok(nbytes)

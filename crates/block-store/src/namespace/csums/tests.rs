@@ -59,6 +59,43 @@ proptest! {
     }
 }
 
+proptest! {
+    /// In whatever order, with gaps, and with some that have none.
+    #[test]
+    fn what_is_recorded_together_is_as_if_it_had_been_one_by_one(
+        lens in vec((1..40u64, 0..3u64, 0..5u8), 1..60),
+        order in any::<u64>(),
+    ) {
+        let size = ChecksumKind::Crc32c.size();
+        let mut extents = Vec::new();
+        let mut at = 1000;
+        for (len, gap, summed) in lens {
+            let sums: Vec<u8> = (at..at + len).flat_map(|b| sum(b, 1, size)).collect();
+            extents.push((ByteRange::at(at * B, len * B), if summed > 0 { sums } else { vec![] }));
+            at += len + gap;
+        }
+        let mut one_by_one = Mock::new();
+        one_by_one.max_item = 400;
+        // Stale ones are there before.
+        replace(&mut one_by_one, ByteRange::at(1010 * B, 30 * B), &[9; 30 * 4]).unwrap();
+        let mut together = one_by_one.clone();
+        for (range, sums) in &extents {
+            replace(&mut one_by_one, *range, sums).unwrap();
+        }
+        extents.sort_by_key(|(range, _)| range.start.wrapping_mul(order | 1));
+        let mut fresh = Fresh::default();
+        extents.iter().for_each(|(range, sums)| fresh.add(*range, sums));
+        fresh.record(&mut together).unwrap();
+        for block in 1000..at {
+            let range = ByteRange::at(block * B, B);
+            let [a, b] = [&one_by_one, &together].map(|mock| lookup(mock, range).unwrap());
+            prop_assert_eq!(a, b, "block {}", block);
+        }
+        let items = together.items.iter().filter(|((tree, _), _)| *tree == TreeId::CSUM);
+        prop_assert!(items.clone().all(|(_, data)| data.len() <= 400));
+    }
+}
+
 #[test]
 fn extents_side_by_side_share_items() {
     let mut mock = Mock::new();
