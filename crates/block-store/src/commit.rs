@@ -281,13 +281,15 @@ pub(crate) fn wipe_super_copies(device: &dyn BlockDevice) -> StoreResult<()> {
 /// commit before it names that.
 ///
 /// What is read may be in the system's memory only. Whoever made that commit may have ended before the last flush; or that flush failed, and
-/// a system that has told so once takes the superblock for written. So it is written again. Its blocks were flushed before it was written.
+/// a system that has told so once takes the superblock for written. So it is written again; its blocks were flushed before it was written. The other
+/// copies go first: another's bytes may differ from these, and the first copy be torn.
 pub(crate) fn confirm(disk: &Disk, superblock: &Superblock) -> StoreResult<()> {
+    write_super_copies(disk, superblock)?;
     write_superblocks(disk, superblock, &SUPER_COPIES[..1])?;
     disk.flush()
 }
 
-/// Brings the copies of the superblock behind the first up to date; the first must be durable.
+/// Brings the copies of the superblock behind the first up to date with it. The trees that it names are durable.
 pub(crate) fn write_super_copies(disk: &Disk, superblock: &Superblock) -> StoreResult<()> {
     write_superblocks(disk, superblock, &SUPER_COPIES[1..])?;
     disk.flush()

@@ -62,7 +62,9 @@ impl FileDevice {
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied
+                    io::ErrorKind::InvalidInput
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::Unsupported
                 ) =>
             {
                 Ok(())

@@ -22,6 +22,9 @@ use crate::namespace::{NamespaceError, Pending, csums, inode};
 use crate::space::Class;
 use crate::state::State;
 
+/// Places that are in use, and that free space is said to be at, that are passed over for one extent. An image with more of them is damaged beyond that.
+const IN_USE_MAX: u32 = 64;
+
 impl State {
     /// Enters what completed for one file into the trees.
     pub(super) fn apply_pending_of(&mut self, ino: Ino) -> StoreResult<()> {
@@ -60,32 +63,39 @@ impl State {
         }
     }
 
-    /// The checksums of what is at `range`, which file `ino` maps: none only if the file is one without.
+    /// The checksums of what is at `range`, which file `ino` maps: none only if the file is one without. For such a file none are looked for: what
+    /// is recorded there is of data that was there before it.
     fn sums_of(&self, ino: Ino, range: ByteRange) -> StoreResult<Option<Vec<u8>>> {
         let pending: &Pending = &self.pending;
         if let Some(sums) = pending.sums(Bytenr(range.start), range.len()) {
             return Ok(Some(sums.to_vec()).filter(|sums| !sums.is_empty()));
         }
-        let sums = csums::lookup(self, range)?;
-        if sums.is_none() {
-            let item = inode::find(self, self.tree, ino)?;
-            if item.is_none_or(|item| item.flags & inode_flags::NODATASUM == 0) {
-                let why = format_args!("the checksums of {} bytes are missing", range.len());
-                return Err(corrupt("data", range.start, why));
-            }
+        let item = inode::find(self, self.tree, ino)?;
+        if item.is_some_and(|item| item.flags & inode_flags::NODATASUM != 0) {
+            return Ok(None);
         }
-        Ok(sums)
+        let missing = || {
+            let why = format_args!("the checksums of {} bytes are missing", range.len());
+            corrupt("data", range.start, why)
+        };
+        csums::lookup(self, range)?.ok_or_else(missing).map(Some)
     }
 
     /// Takes space for data: what is free by the extent tree, too. What is not is left alone from then on.
     pub(super) fn alloc_data(&mut self, want: u64, least: u64) -> StoreResult<ByteRange> {
-        let range = self.space.alloc(Class::Data, want, least)?;
-        let unused = self.forest.check_unused(range);
-        if let Err(InUse::Unknown(_)) = &unused {
-            self.space.free_now(range)?;
+        let mut in_use = 0;
+        loop {
+            let range = self.space.alloc(Class::Data, want, least)?;
+            match self.forest.check_unused(range) {
+                Ok(()) => return Ok(range),
+                Err(InUse::Extent(_)) if in_use < IN_USE_MAX => in_use += 1,
+                Err(InUse::Extent(error)) => return Err(error),
+                Err(InUse::Unknown(error)) => {
+                    self.space.free_now(range)?;
+                    return Err(error);
+                }
+            }
         }
-        unused?;
-        Ok(range)
     }
 }
 

@@ -35,7 +35,7 @@ impl State {
     pub(super) fn dropping(&self, ino: Ino, range: ByteRange) -> NsResult<Load> {
         let (items, bytes) = extents::count(self, self.tree, ino, range)?;
         let waiting = self.pending.extents_of(ino) as u64;
-        Ok(Load::removal(items + waiting, bytes + waiting * COMPRESSED_EXTENT_MAX))
+        Ok(Load::removal(items + waiting, bytes.saturating_add(waiting * COMPRESSED_EXTENT_MAX)))
     }
 }
 

@@ -68,3 +68,22 @@ fn checksums_of_free_space_are_in_nobodys_way() {
         assert!(data == text(number, 16 * B), "{ino}");
     }
 }
+
+#[test]
+fn checksums_under_a_file_that_has_none_are_not_asked() {
+    let (memory, store) = build::format(Profile::Dup, ChecksumKind::Crc32c);
+    let (bare, _) = store.create(Ino::ROOT, b"bare", &NOCOW).unwrap();
+    build::write(&store, bare, 0, &text(3, 16 * B), Compression::None);
+    set_size(&store, bare, 16 * B);
+    store.commit().unwrap();
+    let at = place(&store, bare, 0);
+    drop(store);
+    for (from, blocks) in [(at, 16), (at + 4 * B, 3)] {
+        let device = Patched::new(&Arc::new(memory.to_vec()));
+        let key = Key::new(objectid::EXTENT_CSUM, ItemKind::EXTENT_CSUM, from);
+        Surgeon::new(device.clone()).insert(TreeId::CSUM, key, vec![7; 4 * blocks]);
+        let mut data = vec![0; 16 * 4096];
+        open(&device).read_extent(bare, Bytenr(at), &mut data).unwrap();
+        assert!(data == text(3, 16 * B));
+    }
+}
