@@ -136,7 +136,9 @@ fn only_the_offender_waits_when_the_flusher_is_blocked() {
                     device.set_stuck(false);
                 });
                 let (greedy, modest) = (greedy.stats(), modest.stats());
-                assert!(greedy.stalls.count > 0 && greedy.stalls.longest <= greedy.stalls.total);
+                // Held up at the limit; or still on the way there, when the disk went on.
+                assert!(greedy.stalls.count + greedy.pauses.count > 0, "{greedy:?}");
+                assert!(greedy.stalls.longest <= greedy.stalls.total);
                 assert_eq!(modest.stalls.count, 0, "{modest:?}");
                 let all = volume.stats();
                 assert_eq!(all.cache.stalls, greedy.stalls);

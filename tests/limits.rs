@@ -117,7 +117,8 @@ fn close_says_what_could_not_be_committed() {
 fn writers_hear_of_a_volume_that_stops_under_them() {
     for options in both() {
         must_end("a volume that stops", move || {
-            let device = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new(64 << 20)), 1));
+            // With room for all: nobody else commits.
+            let device = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new(256 << 20)), 1));
             let volume = Volume::create_on(Arc::clone(&device) as _, &options).unwrap();
             let files = ["f", "g"].map(|name| volume.create_file(name).unwrap());
             device.arm_from_now(Fault::forever(Op::Flush, 0, Effect::Eio));

@@ -134,7 +134,7 @@ fn label(text: &str) -> Result<String, String> {
 /// A file that changes while it is read is stored as it was read, in the size in which it was read, and named on standard error; that is no
 /// failure. A file that is missing or cannot be read is one, and ends the command, unless --keep-going is given.
 ///
-/// An extended attribute for which btrfs has no room (16 KiB) is left out and named, and the exit status is 1. A file with more names than btrfs gives one
+/// An extended attribute for which btrfs has no room (16 KiB) ends the command, too; with --keep-going all but that attribute is kept. A file with more names than btrfs gives one
 /// (65535) is named, and stored once more for the names that are left.
 ///
 /// What is mounted inside SOURCE is packed, too, unless --one-file-system is given.

@@ -1,6 +1,6 @@
 //! `cowback info`: what an image is, and how its files are stored.
 //!
-//! What cannot be read is named and left out: what the superblock tells is told in any case. Sizes are the image's word, and sums of them end at `u64::MAX`.
+//! Of an image that can be opened, what cannot be read is named and left out. Sizes are the image's word, and sums of them end at `u64::MAX`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;

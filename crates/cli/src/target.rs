@@ -346,7 +346,12 @@ mod tests {
         assert!(target.is_device());
         drop(target);
         assert!(head() == [7; HEAD], "nothing was made there");
-        let user = cowback::device::FileDevice::open(&device.0, false).unwrap();
+        // A device manager may look at a device that was just written to, and lock it meanwhile.
+        let user = (0..100).find_map(|_| {
+            let opened = cowback::device::FileDevice::open(&device.0, false);
+            opened.inspect_err(|_| std::thread::sleep(std::time::Duration::from_millis(50))).ok()
+        });
+        let user = user.unwrap();
         let target = Target::prepare(&device.0, true).unwrap();
         target.create(&Options::default()).unwrap_err();
         drop(target);

@@ -78,7 +78,7 @@ pub(crate) fn copy(
 
 /// As [`copy`], for a file that tells no size. It is empty; or it has content all the same, as those in /proc, and is read to its end.
 ///
-/// One that has a size by now has grown since it was looked at: what was appended is left out.
+/// One that has a size by the time when it is first read has grown since it was looked at: what was appended is left out.
 pub(crate) fn copy_unsized(
     source: BorrowedFd<'_>,
     stat: &Stat,
@@ -96,8 +96,7 @@ pub(crate) fn copy_unsized(
         };
         let now = fstat(source).map_err(io::Error::from)?;
         copied.changed = has_changed(stat, &now);
-        if now.st_size > 0 {
-            target.set_len(0)?;
+        if now.st_size > 0 && copied.bytes == 0 {
             return Ok(copied);
         }
         target.write_at(copied.bytes, &buffer[..got])?;

@@ -334,8 +334,8 @@ impl<'a> Packer<'a> {
         done.map_err(|error| self.volume_trouble(&error))
     }
 
-    /// Takes over the extended attributes of an entry that is in the volume. It stays without one that btrfs has no room for, or that is to be done without
-    /// if it cannot be read; that is named and counted.
+    /// Takes over the extended attributes of an entry that is in the volume. With `--keep-going` it stays without one that cannot be read, or that
+    /// btrfs has no room for; that is named and counted.
     fn take_xattrs(&mut self, place: Place<'_>) -> Outcome<()> {
         let Self { xattrs, volume, args, trail, progress, counts, .. } = self;
         let (mut weight, path) = (0, trail.path());
@@ -350,12 +350,15 @@ impl<'a> Packer<'a> {
                     let set = volume.set_xattr(path, name, value);
                     set.map_err(|error| trouble_of(&error, &args.image))
                 }
-                Err(error) if args.keep_going => Err(error.into()),
-                Err(error) => return Err(error.into()),
+                Err(error) => Err(error.into()),
             };
             match trouble {
                 Err(Trouble::Entry(why)) => {
-                    leave_out(format!("attribute {}: {why}; left out", readable(name)));
+                    let what = format!("attribute {}: {why}", readable(name));
+                    if !args.keep_going {
+                        return Err(Trouble::Entry(what));
+                    }
+                    leave_out(format!("{what}; left out"));
                     Ok(())
                 }
                 done => done,

@@ -124,8 +124,8 @@ fn a_put_that_is_killed_after_it_has_committed_leaves_no_part_of_its_file() {
     cowback(&["mkfs", &image, "--size", "64M"]).ok();
     crate::common::cowback_fed(&["put", &image, "-", "file"], b"old").ok();
     let generation = || cowback(&["info", &image, "--json"]).ok().json()["generation"].clone();
-    let before = generation();
     for how in [Signal::KILL, Signal::TERM] {
+        let before = generation();
         let mut command = program();
         command.args(["put", &image, "-", "file"]);
         let mut child = quiet(command);
