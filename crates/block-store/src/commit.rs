@@ -146,7 +146,7 @@ impl State {
         let previous = std::mem::replace(&mut self.superblock, superblock.clone());
         self.super_changed = false;
         let nodes = self.forest.end_transaction();
-        debug_assert!(nodes.iter().all(|node| node.generation == generation));
+        assert!(nodes.iter().all(|node| node.generation == generation));
         Ok(Capture { nodes, superblock, previous, pinned: self.space.take_pinned() })
     }
 

@@ -152,7 +152,7 @@ impl Disk {
 
     /// Writes `parts` of data at `logical`. `sums` are the checksums of its blocks, whether or not the trees will have them.
     pub(crate) fn write_data(&self, logical: u64, parts: &[&[u8]], sums: &[u8]) -> StoreResult<()> {
-        debug_assert!(!sums.is_empty(), "what a failed flush may lose could not be told apart");
+        assert!(!sums.is_empty(), "what a failed flush may lose could not be told apart");
         let range = ByteRange::at(logical, parts.iter().map(|part| part.len() as u64).sum());
         let written = self.write(logical, parts);
         let mut unflushed = self.unflushed.lock();

@@ -259,7 +259,7 @@ impl Space {
         };
         let pool = self.pool_mut(class);
         let free = pool.free.remove(range);
-        debug_assert!(free, "the search gives free ranges only");
+        assert!(free, "the search gives free ranges only");
         pool.cursor = range.end;
         if class == Class::Data {
             self.note_short(want, range.len());

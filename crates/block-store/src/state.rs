@@ -136,7 +136,7 @@ impl Trees for State {
 
     fn free_data_extent(&mut self, bytenr: u64, len: u64) {
         let freed = self.space.pin(ByteRange::at(bytenr, len));
-        debug_assert!(freed.is_ok(), "{freed:?}");
+        assert!(freed.is_ok(), "{freed:?}");
     }
 
     fn generation(&self) -> u64 {

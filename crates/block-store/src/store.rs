@@ -141,7 +141,7 @@ impl Store {
 
     fn commit_locked(&self, unfinished: &mut Option<Capture>) -> StoreResult<u64> {
         self.check_writable()?;
-        debug_assert!(unfinished.is_none(), "a store with an unfinished commit has stopped");
+        assert!(unfinished.is_none(), "a store with an unfinished commit has stopped");
         let generation = {
             let mut state = self.state.write();
             if state.is_clean() {

@@ -129,7 +129,7 @@ impl Fresh {
 /// The store's.
 pub fn replace(trees: &mut dyn Trees, range: ByteRange, sums: &[u8]) -> StoreResult<()> {
     let size = trees.checksum().size();
-    debug_assert!(sums.is_empty() || (sums.len() / size) as u64 * BLOCK_SIZE == range.len());
+    assert!(sums.is_empty() || (sums.len() / size) as u64 * BLOCK_SIZE == range.len());
     delete(trees, range)?;
     if sums.is_empty() {
         return Ok(());

@@ -51,8 +51,8 @@ impl Owed {
     }
 
     fn keep(&mut self, bytes: u64) {
-        debug_assert!(self.open >= bytes, "{bytes} of {} promised bytes", self.open);
-        self.open = self.open.saturating_sub(bytes);
+        assert!(self.open >= bytes, "{bytes} of {} promised bytes", self.open);
+        self.open -= bytes;
     }
 
     /// What was kept is in the trees.

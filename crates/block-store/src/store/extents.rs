@@ -46,7 +46,7 @@ impl State {
     fn give_back(&mut self, extent: &DiskExtent) {
         if extent.kind == OrderedKind::Regular {
             let freed = self.space.free_now(ByteRange::at(extent.bytenr.0, extent.len));
-            debug_assert!(freed.is_ok(), "{freed:?}");
+            assert!(freed.is_ok(), "{freed:?}");
         }
     }
 
@@ -120,7 +120,7 @@ fn sums_of_parts(kind: ChecksumKind, parts: &[&[u8]]) -> Vec<u8> {
         block_sums(kind, whole, &mut sums);
         rest.extend_from_slice(tail);
     }
-    debug_assert!(rest.is_empty(), "an extent is a whole number of blocks");
+    assert!(rest.is_empty(), "an extent is a whole number of blocks");
     sums
 }
 
