@@ -243,7 +243,7 @@ impl Shared {
     pub(crate) fn is_full_for(&self, share: &Share) -> bool {
         let hard = self.limits.get().hard / BLOCK_SIZE;
         let full = |lost: u64| self.counts.unwritten().saturating_sub(lost) >= hard;
-        full(0) && full(self.tallies.lost_to(share))
+        full(0) && full(self.tallies.lost_to(share, Counts::unwritten))
     }
 
     /// Has all who wait look again.

@@ -87,7 +87,7 @@ pub(crate) struct GroupState {
     pub(crate) pauses: Waits,
     written: AtomicU64,
     pub(crate) reclaimed: AtomicU64,
-    tallies: Tallies,
+    pub(crate) tallies: Tallies,
 }
 
 impl Group {
@@ -218,7 +218,7 @@ impl GroupState {
     pub(crate) fn is_full_for(&self, share: &Share) -> bool {
         let hard = self.limits.get().hard / BLOCK_SIZE;
         let full = |lost: u64| self.counts.unwritten().saturating_sub(lost) >= hard;
-        full(0) && full(self.tallies.lost_to(share))
+        full(0) && full(self.tallies.lost_to(share, Counts::unwritten))
     }
 }
 
@@ -270,14 +270,14 @@ impl Tallies {
         tallies.push((Arc::clone(&share.health), Arc::downgrade(&share.counts)));
     }
 
-    /// Unwritten pages of volumes other than that of `share` that cannot write.
-    pub(crate) fn lost_to(&self, share: &Share) -> u64 {
+    /// What `count` counts of volumes other than that of `share` that cannot write.
+    pub(crate) fn lost_to(&self, share: &Share, count: impl Fn(&Counts) -> u64) -> u64 {
         let tallies = self.0.lock();
         let lost = tallies
             .iter()
             .filter(|(health, _)| !Arc::ptr_eq(health, &share.health) && health.is_stuck())
             .filter_map(|(_, counts)| counts.upgrade());
-        lost.map(|counts| counts.unwritten()).sum()
+        lost.map(|counts| count(&counts)).sum()
     }
 }
 
@@ -300,6 +300,12 @@ impl Share {
         group.0.tallies.add(&share);
         group.0.shared.tallies.add(&share);
         share
+    }
+
+    /// As [`Tallies::lost_to`], for each write: in most budgets nothing ever failed, and nobody is asked.
+    pub(crate) fn lost(&self, tallies: &Tallies, count: impl Fn(&Counts) -> u64) -> u64 {
+        let failures = self.group.shared.failures.load(Ordering::SeqCst);
+        if failures == 0 { 0 } else { tallies.lost_to(self, count) }
     }
 
     /// Accounts for the bits of a mask that were set or cleared.

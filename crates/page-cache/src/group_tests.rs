@@ -263,6 +263,28 @@ fn what_one_volume_cannot_write_holds_up_its_own_writers_only() {
 }
 
 #[test]
+fn what_one_volume_cannot_write_makes_no_other_flush_early_or_pause() {
+    let budget = Budget::new(limits(1024, 64, 128));
+    let tenant = budget.group("tenant", limits(512, 16, 32));
+    let caches = [PageCache::in_group(&tenant), PageCache::in_group(&tenant)];
+    let [on_sick, on_well] = [&caches[0], &caches[1]].map(|cache| cache.mapping(1));
+    for of_budget in [false, true] {
+        let held_up = |file: &Mapping| (file.over_background(), !file.pause_for(1 << 20).is_zero());
+        if of_budget {
+            tenant.set_limits(CacheLimits::UNLIMITED);
+        }
+        dirty(&on_sick, if of_budget { pages(0, 120) } else { pages(0, 31) });
+        assert_eq!(held_up(&on_well).0, !of_budget, "{of_budget}"); // the second time it is known to fail
+        caches[0].note_failure();
+        assert_eq!(held_up(&on_well), (false, false), "{of_budget}");
+        assert_eq!(held_up(&on_sick), (true, true), "{of_budget}");
+    }
+    dirty(&on_well, pages(0, 110));
+    assert!(on_well.over_background(), "what is its own counts");
+    assert!(!on_well.pause_for(1 << 20).is_zero());
+}
+
+#[test]
 fn writers_of_a_group_at_its_limit_go_on_as_there_is_room_and_those_of_another_do_not_wait() {
     let budget = Budget::new(limits(1024, 400, 512));
     let [a, b] = ["a", "b"].map(|name| budget.group(name, limits(200, 8, 8)));

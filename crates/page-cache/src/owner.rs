@@ -11,7 +11,8 @@ use std::time::Duration;
 use cowback_base::BLOCK_SIZE;
 use cowback_base::sync::atomic::Ordering;
 
-use crate::group::{Group, Share};
+use crate::group::{Counts, Group, Share, Tallies};
+use crate::limits::Limits;
 use crate::mapping::Mapping;
 use crate::pace::pause_for;
 use crate::reclaim::make_room;
@@ -91,13 +92,17 @@ impl Mapping {
 
     // ---- dirty limits ----
 
-    /// Whether so much is dirty, of the file's group or in all, that the flushers should run.
+    /// Whether so much is dirty, of the file's group or in all, that the flushers should run. What another volume cannot write does not count.
     #[must_use]
     pub fn over_background(&self) -> bool {
         let share = self.share.load();
+        let over = |counts: &Counts, limits: &Limits, tallies: &Tallies| {
+            let lost = share.lost(tallies, |counts| counts.dirty.get());
+            limits.want_writeback(counts.dirty.get().saturating_sub(lost) * BLOCK_SIZE)
+        };
         let (group, shared) = (&share.group, &share.group.shared);
-        group.limits.want_writeback(group.counts.dirty.get() * BLOCK_SIZE)
-            || shared.limits.want_writeback(shared.counts.dirty.get() * BLOCK_SIZE)
+        over(&group.counts, &group.limits, &group.tallies)
+            || over(&shared.counts, &shared.limits, &shared.tallies)
     }
 
     /// Has the flushers of all who have dirty pages in the budget start.
@@ -143,17 +148,20 @@ impl Mapping {
         its_turn
     }
 
-    /// How long to hold up one who wrote `bytes` to the file, so that he does not run into the hard limit.
+    /// How long to hold up one who wrote `bytes` to the file, so that he does not run into the hard limit. What another volume cannot write does
+    /// not count.
     #[must_use]
     pub fn pause_for(&self, bytes: u64) -> Duration {
         let share = self.share.load();
+        let pause = |counts: &Counts, limits: &Limits, tallies: &Tallies| {
+            let limits = limits.get();
+            let lost = share.lost(tallies, Counts::unwritten);
+            let unwritten = counts.unwritten().saturating_sub(lost) * BLOCK_SIZE;
+            pause_for(bytes, unwritten, limits.background, limits.hard)
+        };
         let (group, shared) = (&share.group, &share.group.shared);
-        let [of_group, of_all] = [(&group.counts, &group.limits), (&shared.counts, &shared.limits)]
-            .map(|(counts, limits)| {
-                let limits = limits.get();
-                let unwritten = counts.unwritten() * BLOCK_SIZE;
-                pause_for(bytes, unwritten, limits.background, limits.hard)
-            });
+        let of_group = pause(&group.counts, &group.limits, &group.tallies);
+        let of_all = pause(&shared.counts, &shared.limits, &shared.tallies);
         if of_all > of_group && !share.within_reserve() { of_all } else { of_group }
     }
 
