@@ -23,6 +23,8 @@ pub use memory::MemoryDevice;
 /// * A write is durable once a flush that began after it had returned has returned without an error, and nothing else makes it so. Until then any
 ///   subset of its sectors of 512 bytes may be there after a crash, in any order with those of other writes; a sector is old or new, and what no write
 ///   touches does not change.
+/// * Who calls may hold locks of the store. So no method calls back into the volume, nor waits in rayon (`join`, `scope`, `install`, a parallel
+///   iterator) on the thread that called it, which would run other jobs of the volume meanwhile: work goes to threads of the device's own.
 /// * A new length is durable like a write.
 /// * What was written is read back at once, flushed or not.
 pub trait BlockDevice: Send + Sync + fmt::Debug {
