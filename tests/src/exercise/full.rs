@@ -1,8 +1,8 @@
 //! Threads on a volume that is too small for them. What fails for want of space leaves each byte old or new, removing always goes, nothing
-//! hangs; and once all is removed, all space is there again and nothing is wrong with the volume.
+//! hangs; and once all is removed, there is room again and nothing is wrong with the volume.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cowback::device::MemoryDevice;
@@ -12,6 +12,7 @@ use cowback_testkit::random::{Rng, to_usize};
 use super::alone::{self, Done, panic_text};
 use super::content::{Content, check_bytes};
 use super::op::{Bytes, Op, Shape, compression, extent_size};
+use super::together::at_once;
 use super::watch::Watched;
 
 /// Threads, and files of each.
@@ -198,23 +199,7 @@ fn run(seed: u64, ops: u64, bytes: &Bytes) -> Result<Done, String> {
     };
     let mut workers: Vec<_> = (0..THREADS).map(worker).collect::<Result<_, _>>().map_err(told)?;
     watched.rest();
-    let together = Barrier::new(workers.len());
-    std::thread::scope(|scope| {
-        let start = |worker| {
-            let (worker, together, volume): (&mut Worker<'_>, _, _) = (worker, &together, &volume);
-            scope.spawn(move || {
-                together.wait();
-                worker.work(volume, ops)
-            })
-        };
-        let threads: Vec<_> = workers.iter_mut().map(start).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<(), String>>| {
-            let panicked = |panic: Box<_>| Err(format!("a thread panics: {}", panic_text(&*panic)));
-            thread.join().unwrap_or_else(panicked)
-        };
-        let results: Vec<_> = threads.into_iter().map(join).collect();
-        results.into_iter().collect::<Result<(), String>>()
-    })?;
+    at_once(&mut workers, |worker| worker.work(&volume, ops))?;
     watched.step("emptying the volume");
     let full = workers.iter().map(|worker| worker.full).sum();
     for worker in &mut workers {
@@ -225,7 +210,7 @@ fn run(seed: u64, ops: u64, bytes: &Bytes) -> Result<Done, String> {
         }
     }
     volume.commit().map_err(|error| format!("emptied: {error}"))?;
-    // All of it is there again, and can be had.
+    // There is room again.
     let fresh = volume.create_file("fresh").map_err(told)?;
     let data = bytes.get(super::op::Fill::Noise(0), 1 << 20);
     fresh.write_at(0, &data).map_err(|error| format!("on an emptied volume: {error}"))?;

@@ -545,7 +545,9 @@ fn run(seed: u64, size: Size, bytes: &Bytes) -> Result<Done, String> {
     let mut done = Done::default();
     for round in 0..size.rounds {
         watched.rest();
-        work_at_once(&mut workers, &volume, size.ops)?;
+        at_once(&mut workers, |worker| {
+            worker.open(&volume).and_then(|()| worker.work(&volume, size.ops))
+        })?;
         done.ops += size.ops * size.threads as u64;
         let crash = rng.percent(50);
         watched.step("comparing");
@@ -597,15 +599,18 @@ fn one_commit(workers: &mut [Worker<'_>]) -> Result<(), String> {
     Ok(())
 }
 
-fn work_at_once(workers: &mut [Worker<'_>], volume: &Volume, ops: u64) -> Result<(), String> {
+/// Has all workers work, each in a thread of its own, from the same moment on. Gives the first failure.
+pub(super) fn at_once<W: Send>(
+    workers: &mut [W],
+    work: impl Fn(&mut W) -> Result<(), String> + Sync,
+) -> Result<(), String> {
     let together = Barrier::new(workers.len());
     std::thread::scope(|scope| {
         let start = |worker| {
-            let (worker, together): (&mut Worker<'_>, _) = (worker, &together);
+            let (worker, together, work): (&mut W, _, _) = (worker, &together, &work);
             scope.spawn(move || {
-                let opened = worker.open(volume);
                 together.wait();
-                opened.and_then(|()| worker.work(volume, ops))
+                work(worker)
             })
         };
         let threads: Vec<_> = workers.iter_mut().map(start).collect();
