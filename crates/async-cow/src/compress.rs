@@ -20,6 +20,7 @@ use cowback_codec::{
 };
 use cowback_extent_io::DelallocRun;
 use cowback_extent_io::store::{Compression, DiskExtent, InPlace, InlineExtent};
+use cowback_page_cache::Frame;
 
 use crate::counters::Counters;
 use crate::credit::Credit;
@@ -236,7 +237,7 @@ fn compress_piece(
     let limit = usize::try_from((piece.count() - 1) * BLOCK_SIZE).unwrap_or(0);
     WORKSPACE.with_borrow_mut(|workspace| {
         let Workspace { compressor, input, output } = workspace;
-        gather(run, piece.start, piece.end, input);
+        let input = gather(run, piece, input);
         if ask && !looks_compressible(input).worth_trying() {
             return Try::DoesNotPay;
         }
@@ -250,17 +251,23 @@ fn compress_piece(
     })
 }
 
-/// Puts the bytes of pages `[start, end)` that are in the file one after another.
-fn gather(run: &DelallocRun, start: PageIndex, end: PageIndex, input: &mut Vec<u8>) {
-    input.clear();
+/// The bytes of `piece` that are in the file, one after another: where they are, if they are so in memory, or put together in `buffer`.
+fn gather<'a>(run: &'a DelallocRun, piece: PageRange, buffer: &'a mut Vec<u8>) -> &'a [u8] {
     let first = run.pages().start.0;
     let index = |page: PageIndex| usize::try_from(page.0 - first).unwrap_or(usize::MAX);
-    for frame in run.frames().get(index(start)..index(end)).unwrap_or_default() {
-        input.extend_from_slice(frame.bytes());
-    }
+    let frames = run.frames().get(index(piece.start)..index(piece.end)).unwrap_or_default();
+    let mut pieces = Frame::pieces(frames);
+    let all = match (pieces.next(), pieces.next()) {
+        (Some(only), None) => only,
+        _ => {
+            buffer.clear();
+            Frame::pieces(frames).for_each(|piece| buffer.extend_from_slice(piece));
+            buffer
+        }
+    };
     let file_size = if cfg!(canary = "size_twice") { run.inode().size() } else { run.file_size() };
-    let in_file = file_size.saturating_sub(start.offset());
-    input.truncate(usize::try_from(in_file).unwrap_or(usize::MAX));
+    let in_file = file_size.saturating_sub(piece.start.offset());
+    all.get(..usize::try_from(in_file).unwrap_or(usize::MAX)).unwrap_or(all)
 }
 
 fn pad_to_blocks(stream: &[u8]) -> Bytes {

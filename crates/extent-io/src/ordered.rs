@@ -130,7 +130,7 @@ impl OrderedWrite {
         let result = match payload {
             Payload::Compressed(data) => self.inode.store().write_extent(extent, &[data]),
             Payload::Raw => {
-                let parts: Vec<&[u8]> = frames.iter().map(|frame| &frame.bytes()[..]).collect();
+                let parts: Vec<&[u8]> = Frame::pieces(&frames).collect();
                 self.inode.store().write_extent(extent, &parts)
             }
         };

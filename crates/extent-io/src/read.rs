@@ -10,11 +10,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use cowback_base::{
-    BLOCK_SIZE, BLOCK_SIZE_USIZE, ByteRange, Bytenr, COMPRESSED_EXTENT_MAX, PageIndex, PageRange,
-    block_align_up,
+    BLOCK_SIZE, ByteRange, Bytenr, COMPRESSED_EXTENT_MAX, PageIndex, PageRange, block_align_up,
 };
 use cowback_codec::{Algorithm, Decompressor};
-use cowback_page_cache::{CachePolicy, Frame, LockedPages};
+use cowback_page_cache::{CachePolicy, Frame, LeafMemory, LockedPages};
 
 use crate::executor::Executor;
 use crate::inode::InodeIo;
@@ -295,14 +294,39 @@ impl Fill {
         }
     }
 
-    /// Reads just the blocks of the pages.
-    fn fill_raw(mut self, at: Bytenr) -> StoreResult<()> {
+    /// Reads just the blocks of the pages, those of each leaf by themselves.
+    fn fill_raw(mut self, mut at: Bytenr) -> StoreResult<()> {
+        while let Some(border) = LeafMemory::border_in(self.range()) {
+            let (pages, rest) = self.take().split_at(border);
+            let len = pages.range().bytes().len();
+            self.pages = Some(rest);
+            let (inode, map) = (Arc::clone(&self.inode), self.map.clone());
+            Self { inode, map, size: self.size, pages: Some(pages) }.fill_raw_in_leaf(at)?;
+            at = at.plus(len);
+        }
+        self.fill_raw_in_leaf(at)
+    }
+
+    fn fill_raw_in_leaf(mut self, at: Bytenr) -> StoreResult<()> {
+        let inode = Arc::clone(&self.inode);
+        if self.is_leaf() {
+            let mut memory = inode.mapping().leaf_memory();
+            inode.store().read_extent(inode.ino(), at, memory.bytes_mut())?;
+            self.take().fill_leaf(memory);
+            return Ok(());
+        }
         with_scratch(|scratch| {
             let bytes = room(&mut scratch.stored, to_usize(self.range().bytes().len()));
-            self.inode.store().read_extent(self.inode.ino(), at, bytes)?;
+            inode.store().read_extent(inode.ino(), at, bytes)?;
             self.fill_from(bytes);
             Ok(())
         })
+    }
+
+    /// Whether the pages are exactly those of a leaf, and all in the file: what is read can be unpacked where it is to stay.
+    fn is_leaf(&self) -> bool {
+        self.range().bytes().end <= self.size
+            && self.pages.as_ref().is_some_and(LockedPages::is_leaf)
     }
 
     /// The other pages of a compressed extent that are absent and that nobody reads, if there is room for them without others having to go:
@@ -328,20 +352,8 @@ impl Fill {
 
     /// Gives the pages the content `bytes`, and zeros behind it and behind the end of the file.
     fn fill_from(&mut self, bytes: &[u8]) {
-        let range = self.range().bytes();
-        let in_file = to_usize(self.size.saturating_sub(range.start));
-        let bytes = bytes.get(..in_file).unwrap_or(bytes);
-        let inode = Arc::clone(&self.inode);
-        self.take().fill(|index| {
-            let from = to_usize(index.offset() - range.start).min(bytes.len());
-            let content = &bytes[from..bytes.len().min(from + BLOCK_SIZE_USIZE)];
-            if content.len() == BLOCK_SIZE_USIZE {
-                return inode.mapping().new_frame(content);
-            }
-            let mut frame = Frame::zeroed();
-            frame.make_mut()[..content.len()].copy_from_slice(content);
-            frame
-        });
+        let in_file = to_usize(self.size.saturating_sub(self.range().start.offset()));
+        self.take().fill_from(bytes.get(..in_file).unwrap_or(bytes));
     }
 
     /// Refuses an extent that is longer than any reader could be asked to unpack.
@@ -363,7 +375,7 @@ impl Fill {
 
 /// Unpacks an extent that holds `ram_bytes`, as far as `fills`, all of that extent, need it. The map that they share begins at `offset` of it.
 fn fill_unpacked(
-    fills: Vec<Fill>,
+    mut fills: Vec<Fill>,
     unpacker: &mut Unpacker,
     (compression, stored): (Compression, &[u8]),
     ram_bytes: u64,
@@ -372,6 +384,18 @@ fn fill_unpacked(
     let place = |fill: &Fill| offset + fill.range().start.offset() - fill.map.range.start;
     let ends = fills.iter().map(|fill| place(fill) + fill.range().bytes().len());
     let needed = ends.max().unwrap_or(0).min(ram_bytes);
+    if let [fill] = &mut fills[..]
+        && fill.is_leaf()
+        && place(fill) == 0
+        && needed == fill.range().bytes().len()
+        && let Some(algorithm) = algorithm_of(compression)
+    {
+        let mut memory = fill.inode.mapping().leaf_memory();
+        let unpacked = unpacker.decompressor.decompress(algorithm, stored, memory.bytes_mut());
+        unpacked.map_err(|error| fill.corrupt(&error.to_string()))?;
+        fill.take().fill_leaf(memory);
+        return Ok(());
+    }
     let unpacked = unpacker.unpack(compression, stored, to_usize(needed));
     let bytes = unpacked.map_err(|why| fills[0].corrupt(&why))?;
     for mut fill in fills {
@@ -408,6 +432,15 @@ fn room(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
     &mut buffer[..len]
 }
 
+fn algorithm_of(compression: Compression) -> Option<Algorithm> {
+    match compression {
+        Compression::None => None,
+        Compression::Zlib => Some(Algorithm::Zlib),
+        Compression::Lzo => Some(Algorithm::Lzo),
+        Compression::Zstd => Some(Algorithm::Zstd),
+    }
+}
+
 impl Unpacker {
     /// Unpacks `len` bytes of `stored`.
     fn unpack<'a>(
@@ -416,11 +449,8 @@ impl Unpacker {
         stored: &'a [u8],
         len: usize,
     ) -> Result<&'a [u8], String> {
-        let algorithm = match compression {
-            Compression::None => return Ok(stored.get(..len).unwrap_or(stored)),
-            Compression::Zlib => Algorithm::Zlib,
-            Compression::Lzo => Algorithm::Lzo,
-            Compression::Zstd => Algorithm::Zstd,
+        let Some(algorithm) = algorithm_of(compression) else {
+            return Ok(stored.get(..len).unwrap_or(stored));
         };
         let target = room(&mut self.unpacked, len);
         let unpacked = self.decompressor.decompress(algorithm, stored, target);

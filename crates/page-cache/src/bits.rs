@@ -10,6 +10,11 @@ pub(crate) const fn leaf_of(index: PageIndex) -> u64 {
     index.0 / LEAF_PAGES
 }
 
+/// The first page of a leaf.
+pub(crate) const fn first_of_leaf(number: u64) -> PageIndex {
+    PageIndex(number.saturating_mul(LEAF_PAGES))
+}
+
 /// A page's bit in the masks of its leaf.
 pub(crate) const fn bit_of(index: PageIndex) -> u32 {
     1 << (index.0 % LEAF_PAGES)

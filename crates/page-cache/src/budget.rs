@@ -22,9 +22,9 @@ use cowback_base::sync::{ArcSwap, Mutex};
 
 use crate::cache::PageCache;
 use crate::dirty::Throttle;
-use crate::frame::FramePool;
 use crate::group::{Counts, Group, GroupState, Share, Tallies};
 use crate::limits::{CacheLimits, Limits};
+use crate::pool::FramePool;
 use crate::reclaim::shrink;
 
 /// A handle to a budget of memory, which the caches of several volumes may share, and whose groups share it in turn. A clone is the same

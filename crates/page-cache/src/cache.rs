@@ -13,12 +13,12 @@ use cowback_base::{PageIndex, PageRange};
 
 use crate::budget::{Budget, Shared};
 use crate::dirty::{WaitStats, Waits};
-use crate::frame::FramePool;
 use crate::gauge::Gauge;
 use crate::group::{Counts, Group, Health, Share};
 use crate::limits::CacheLimits;
 use crate::lookups::Lookups;
 use crate::mapping::Mapping;
+use crate::pool::FramePool;
 use crate::reclaim::shrink;
 
 /// What a cache holds at some moment, in pages.

@@ -74,7 +74,7 @@ impl<'a> LeafGuard<'a> {
         let now = self.state.masks;
         self.before = now;
         if !std::thread::panicking() {
-            now.check();
+            self.state.check();
         }
         self.mapping.account(&share, self.number, &was, &now);
         drop(charging);

@@ -20,7 +20,7 @@ impl Mapping {
         let all = PageRange::new(PageIndex(0), PageIndex(u64::MAX));
         for number in self.leaves_in(all) {
             self.on_leaf(number, |leaf| {
-                leaf.masks.check();
+                leaf.check();
                 self.check_tags(leaf);
                 let masks = leaf.masks;
                 assert_eq!(masks.writeback, masks.ordered, "writeback without ordered extent (O4)");

@@ -1,22 +1,22 @@
 //! A leaf: 32 consecutive pages, one mutex over their flags as bit masks (stage 2).
 //!
 //! Every transition is an operation on masks, and asserts, in release builds too, what must hold before it. What must
-//! hold always ([`Masks::check`]):
+//! hold always ([`LeafState::check`]):
 //!
-//! * a page has a frame exactly if it is uptodate; dirty, writeback, ordered and error pages are uptodate;
+//! * a page has content exactly if it is uptodate; dirty, writeback, ordered and error pages are uptodate;
 //! * a frozen page is locked: it leaves that state into writeback, back to dirty, or by being unlocked;
 //! * a page that is to be written is dirty.
 //!
-//! A page that is neither uptodate nor locked is not there. Frames are stored densely, in page order, so that a file of
-//! one page does not pay for 32.
+//! A page that is neither uptodate nor locked is not there.
 
 use std::sync::Weak;
 
 use cowback_base::sync::{Condvar, Mutex};
 
 use crate::bits::each;
+use crate::content::{Content, Fresh, Removed};
 use crate::flags::{PageFlags, Tag};
-use crate::frame::Frame;
+use crate::frame::{Block, Frame};
 use crate::heat::Heat;
 use crate::mapping::Mapping;
 
@@ -75,7 +75,7 @@ impl Masks {
     }
 
     /// Panics if the masks contradict each other.
-    pub(crate) fn check(&self) {
+    fn check(&self) {
         let of_content =
             self.dirty | self.frozen | self.writeback | self.ordered | self.error | self.main;
         assert_eq!(of_content & !self.uptodate, 0, "a page without content has flags: {self:x?}");
@@ -96,8 +96,8 @@ pub(crate) struct LeafState {
     pub(crate) dead: bool,
     /// Threads that wait on the leaf's condition variable.
     pub(crate) waiters: u32,
-    /// The frames of the uptodate pages, in page order.
-    frames: Vec<Frame>,
+    /// What the uptodate pages hold.
+    content: Content,
 }
 
 /// The queues of reclaim that a leaf stands in.
@@ -125,9 +125,10 @@ impl Leaf {
 }
 
 impl LeafState {
-    /// Where the frame of `bit` is, or belongs.
-    fn rank(&self, bit: u32) -> usize {
-        (self.masks.uptodate & (bit - 1)).count_ones() as usize
+    /// Panics if what is known of the pages contradicts itself.
+    pub(crate) fn check(&self) {
+        self.masks.check();
+        assert_eq!(self.masks.uptodate, self.content.there(), "a page is uptodate, or has content");
     }
 
     /// The flags of the page of `bit`.
@@ -137,63 +138,56 @@ impl LeafState {
         flags
     }
 
-    /// The frame of an uptodate page.
-    pub(crate) fn frame(&self, bit: u32) -> Option<&Frame> {
-        (self.masks.uptodate & bit != 0).then(|| &self.frames[self.rank(bit)])
+    /// The content of an uptodate page: a snapshot.
+    pub(crate) fn frame(&self, bit: u32) -> Option<Frame> {
+        self.content.frame(bit)
     }
 
-    /// The frame of an uptodate page, to change its bytes.
-    pub(crate) fn frame_mut(&mut self, bit: u32) -> Option<&mut Frame> {
-        let rank = self.rank(bit);
-        (self.masks.uptodate & bit != 0).then(|| &mut self.frames[rank])
+    /// The bytes of an uptodate page.
+    pub(crate) fn bytes(&self, bit: u32) -> Option<&Block> {
+        self.content.bytes(bit)
     }
 
-    /// Frames that there is room for.
+    /// The bytes of an uptodate page, to change them.
+    pub(crate) fn bytes_mut(&mut self, bit: u32) -> Option<&mut Block> {
+        self.content.bytes_mut(bit)
+    }
+
+    /// What is known of the memory.
     #[cfg(test)]
-    pub(crate) fn slots(&self) -> usize {
-        self.frames.capacity()
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
     }
 
-    /// Makes room for the frames of `more` pages, without slack.
-    pub(crate) fn reserve(&mut self, more: u32) {
-        self.frames.reserve_exact(more as usize);
+    /// Gives those pages of `mask` content that have none: they are uptodate from now on. `fresh` has some for all of `mask`.
+    pub(crate) fn fill(&mut self, mask: u32, fresh: Fresh) {
+        let new = mask & !self.masks.uptodate;
+        let fresh = match fresh {
+            Fresh::Pages(pages) if new != mask => {
+                let of = each(mask).zip(pages);
+                Fresh::Pages(
+                    of.filter_map(|(bit, page)| (new & bit != 0).then_some(page)).collect(),
+                )
+            }
+            fresh => fresh,
+        };
+        self.content.add(new, fresh);
+        self.masks.uptodate |= new;
     }
 
-    /// Gives the page of `bit` its content: it is uptodate from now on.
-    pub(crate) fn insert(&mut self, bit: u32, frame: Frame) {
-        assert_eq!(self.masks.uptodate & bit, 0, "a page got content twice");
-        let rank = self.rank(bit);
-        if self.frames.len() == self.frames.capacity() {
-            // The first page alone, then room for a few: most files are of one page, or of many.
-            self.frames.reserve_exact(if self.frames.is_empty() { 1 } else { 8 });
-        }
-        self.frames.insert(rank, frame);
-        self.masks.uptodate |= bit;
-    }
-
-    /// Gives the page of `bit` other content, or its first. Gives what it had.
-    pub(crate) fn put(&mut self, bit: u32, frame: Frame) -> Option<Frame> {
-        if let Some(old) = self.frame_mut(bit) {
-            return Some(std::mem::replace(old, frame));
-        }
-        self.insert(bit, frame);
-        None
+    /// Gives the pages of `mask` other content, or their first. Gives what is not needed any more.
+    pub(crate) fn put(&mut self, mask: u32, fresh: Fresh) -> Removed {
+        let removed = self.content.replace(mask, fresh);
+        self.masks.uptodate |= mask;
+        removed
     }
 
     /// Takes the content of the pages of `mask` away, and all that was known of it. A page lock stays.
-    pub(crate) fn remove(&mut self, mask: u32) -> Vec<Frame> {
+    pub(crate) fn remove(&mut self, mask: u32) -> Removed {
         let gone = self.masks.uptodate & mask;
         assert_eq!(self.masks.in_flight() & gone, 0, "a page was removed under writeback");
         assert_eq!(self.masks.frozen & gone, 0, "a page was removed from a run");
-        let removed = if gone == self.masks.uptodate {
-            std::mem::take(&mut self.frames)
-        } else {
-            let mut bits = each(self.masks.uptodate);
-            let is_gone = |_: &mut Frame| bits.next().is_some_and(|bit| bit & gone != 0);
-            let removed = self.frames.extract_if(.., is_gone).collect();
-            self.frames.shrink_to(self.frames.len().next_power_of_two());
-            removed
-        };
+        let removed = self.content.remove(gone);
         let keep = !gone;
         self.masks.uptodate &= keep;
         self.masks.dirty &= keep;
@@ -234,7 +228,7 @@ impl LeafState {
         self.masks.towrite &= if cfg!(canary = "towrite_lost") { 0 } else { !mask };
         self.masks.error &= !mask;
         self.masks.frozen |= mask;
-        out.extend(each(mask).map(|bit| self.frames[self.rank(bit)].clone()));
+        out.extend(each(mask).filter_map(|bit| self.frame(bit)));
     }
 
     /// A version of the pages goes into writeback. They may be dirty again, with a newer one.

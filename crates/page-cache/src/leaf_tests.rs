@@ -1,35 +1,19 @@
 //! Tests of single leaves: what is stored where, and what is refused.
 
 use super::*;
+use crate::frame::Single;
 
-fn block(value: u8) -> Frame {
-    Frame::from_slice(&[value; 4096])
+fn block(value: u8) -> Fresh {
+    Fresh::Pages(vec![Single::from_slice(&[value; 4096])])
 }
 
 /// A leaf with content in the pages of `mask`; page `i` is full of byte `i`.
 fn leaf_with(mask: u32) -> LeafState {
     let mut leaf = LeafState::default();
     for bit in each(mask).collect::<Vec<_>>().into_iter().rev() {
-        leaf.insert(bit, block(u8::try_from(bit.trailing_zeros()).unwrap()));
+        leaf.fill(bit, block(u8::try_from(bit.trailing_zeros()).unwrap()));
     }
     leaf
-}
-
-fn value(leaf: &LeafState, page: u32) -> Option<u8> {
-    leaf.frame(1 << page).map(|frame| frame.bytes()[0])
-}
-
-#[test]
-fn dense_storage_finds_each_page_after_inserts_and_removals_in_any_order() {
-    let mut leaf = leaf_with(0b1011_0110);
-    let removed = leaf.remove(0b0001_0100);
-    assert_eq!(removed.iter().map(|frame| frame.bytes()[0]).collect::<Vec<_>>(), [2, 4]);
-    leaf.insert(1 << 31, block(31));
-    leaf.insert(1, block(0));
-    let there: Vec<_> = (0..32).filter_map(|page| value(&leaf, page)).collect();
-    assert_eq!(there, [0, 1, 5, 7, 31]);
-    assert_eq!(leaf.remove(u32::MAX).len(), 5);
-    assert!(leaf.masks.is_empty());
 }
 
 #[test]

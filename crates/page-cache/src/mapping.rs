@@ -12,11 +12,11 @@ use cowback_base::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use cowback_base::sync::{ArcSwap, RwLock};
 use cowback_base::{PageIndex, PageRange};
 
-use crate::bits::{bit_of, leaf_of, lowest, mask_in, pieces, runs};
+use crate::bits::{bit_of, first_of_leaf, leaf_of, lowest, mask_in, pieces, runs};
 use crate::cache::PageCache;
 use crate::directory::Directory;
 use crate::flags::{PageFlags, PageOps, Tag};
-use crate::frame::Frame;
+use crate::frame::LeafMemory;
 use crate::gauge::Gauge;
 use crate::group::Share;
 use crate::guard::LeafGuard;
@@ -200,13 +200,10 @@ impl Mapping {
         (locked == Some(true)).then(|| LockedPage::new(self.arc(), index))
     }
 
-    /// A frame with this content, out of the cache's unused ones if it has some.
-    ///
-    /// # Panics
-    /// If `block` is not one block.
+    /// Memory for the content of a leaf, out of the cache's unused if it has some, for [`LockedPages::fill_leaf`].
     #[must_use]
-    pub fn new_frame(&self, block: &[u8]) -> Frame {
-        self.cache.pool().frame_from(block)
+    pub fn leaf_memory(&self) -> LeafMemory {
+        LeafMemory(self.cache.pool().slab())
     }
 
     /// Locks those pages of `range` that have no content and that nobody holds: to read them in. One token a page.
@@ -498,10 +495,6 @@ impl Mapping {
     }
 }
 
-fn first_of_leaf(number: u64) -> PageIndex {
-    PageIndex(number.saturating_mul(crate::bits::LEAF_PAGES))
-}
-
 fn lock_dirty_prefix(leaf: &mut LeafGuard<'_>, mask: u32, busy: Busy) -> u32 {
     let mut taken = 0;
     loop {
@@ -544,7 +537,6 @@ impl Drop for Mapping {
     /// Forgets the pages. A page that is still dirty is lost, and counted as such ([`crate::CacheStats::lost_dirty`]).
     fn drop(&mut self) {
         self.cache.unregister(self.serial);
-        let mut unused: Vec<Frame> = Vec::new();
         for leaf in &self.leaves.range(0, u64::MAX) {
             let mut guard = LeafGuard::new(self, leaf);
             self.cache.gauges.lost_dirty.add(u64::from(guard.masks.dirty.count_ones()));
@@ -553,11 +545,11 @@ impl Drop for Mapping {
             guard.masks.frozen = 0;
             guard.masks.locked = 0;
             guard.dead = true;
-            unused.append(&mut guard.remove(u32::MAX));
+            let unused = guard.remove(u32::MAX);
             drop(guard);
+            self.cache.pool().give(unused);
             self.cache.gauges.leaves.sub(1);
         }
-        self.cache.pool().give(unused);
     }
 }
 

@@ -7,6 +7,7 @@ use cowback_base::sync::thread;
 use proptest::prelude::*;
 
 use super::*;
+use crate::Frame;
 use crate::bits::LEAF_PAGES;
 use crate::{CacheLimits, PageCache};
 

@@ -62,7 +62,7 @@ fn check_queues(cache: &PageCache, files: &[Arc<Mapping>]) {
     let (mut held, mut main) = (0, 0);
     for leaf in files.iter().flat_map(|file| file.every_leaf()) {
         let state = leaf.state.lock();
-        state.masks.check();
+        state.check();
         let stands = standing.remove(&Arc::as_ptr(&leaf)).unwrap_or_default();
         let flags = (u32::from(state.queued.small), u32::from(state.queued.main));
         assert_eq!(stands, flags, "{:?}", state.masks);

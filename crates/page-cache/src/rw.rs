@@ -9,7 +9,8 @@
 use cowback_base::{BLOCK_SIZE, BLOCK_SIZE_USIZE, PageIndex, PageRange};
 
 use crate::bits::{LEAF_PAGES, bit_of, leaf_of, lowest, mask_in, runs};
-use crate::frame::{Frame, FramePool};
+use crate::content::{Fresh, Removed};
+use crate::frame::{Frame, Single};
 use crate::guard::LeafGuard;
 use crate::mapping::Mapping;
 
@@ -78,17 +79,39 @@ impl Mapping {
             let at = offset + written as u64;
             let part = &src[written..written + in_leaf(at, src.len() - written)];
             self.make_room((part.len() as u64).div_ceil(BLOCK_SIZE));
-            let mut blocks = Blocks::new(at, part, self.cache.pool());
+            let mut whole = self.whole_pages(at, part);
             let outcome = self.on_new_leaf(leaf_of(PageIndex::containing(at)), |leaf| {
-                write_leaf(leaf, at, part, &mut blocks, zero_beyond, &mut on_dirty)
+                write_leaf(leaf, at, part, &mut whole, zero_beyond, &mut on_dirty)
             });
-            self.cache.pool().give(blocks.0.into_iter().flatten());
+            whole
+                .fresh
+                .map(Removed::from)
+                .into_iter()
+                .chain(whole.removed)
+                .for_each(|unused| self.cache.pool().give(unused));
             written += outcome.written;
             if outcome.needs_read.is_some() {
                 return WriteOutcome { written, ..outcome };
             }
         }
         WriteOutcome { written, needs_read: None }
+    }
+
+    /// Copies the whole pages of a write of `src` at `offset`, which is within a leaf.
+    fn whole_pages(&self, offset: u64, src: &[u8]) -> WholePages {
+        let first = offset.next_multiple_of(BLOCK_SIZE);
+        let end = (offset + src.len() as u64) / BLOCK_SIZE * BLOCK_SIZE;
+        if end <= first {
+            return WholePages::default();
+        }
+        let within = |at: u64| usize::try_from(at - offset).expect("less than a leaf");
+        let bytes = &src[within(first)..within(end)];
+        let range = PageRange::new(PageIndex(first / BLOCK_SIZE), PageIndex(end / BLOCK_SIZE));
+        WholePages {
+            mask: mask_in(leaf_of(range.start), range),
+            fresh: Some(self.cache.pool().copy(bytes, bytes.len() / BLOCK_SIZE_USIZE)),
+            removed: None,
+        }
     }
 
     /// Copies cached bytes from `offset` on into `dst`, up to the first page that is not uptodate. Gives how many.
@@ -135,7 +158,7 @@ impl Mapping {
     fn frame_used_from(&self, index: PageIndex, used_from: PageIndex) -> Option<Frame> {
         let bit = bit_of(index);
         let frame = self.peek_leaf(leaf_of(index), |leaf| {
-            let frame = leaf.frame(bit).cloned()?;
+            let frame = leaf.frame(bit)?;
             if index >= used_from {
                 leaf.heat.touch(bit);
             }
@@ -160,7 +183,7 @@ impl Mapping {
                 let there = if absent == 0 { mask } else { mask & (absent - 1) };
                 leaf.heat.touch(there & mask_in(number, used));
                 frames.reserve(there.count_ones() as usize);
-                frames.extend(crate::bits::each(there).filter_map(|bit| leaf.frame(bit).cloned()));
+                frames.extend(crate::bits::each(there).filter_map(|bit| leaf.frame(bit)));
                 absent == 0
             });
             if all != Some(true) {
@@ -185,49 +208,46 @@ impl Mapping {
             return;
         }
         self.on_leaf(leaf_of(index), |leaf| {
-            if let Some(frame) = leaf.frame_mut(bit_of(index))
-                && frame.bytes()[keep..].iter().any(|byte| *byte != 0)
+            let bit = bit_of(index);
+            let tail = leaf.bytes(bit).map(|bytes| &bytes[keep..]);
+            if tail.is_some_and(|tail| tail.iter().any(|byte| *byte != 0))
+                && let Some(bytes) = leaf.bytes_mut(bit)
             {
-                frame.make_mut()[keep..].fill(0);
+                bytes[keep..].fill(0);
             }
         });
     }
 }
 
-/// The whole pages of a write within a leaf, copied before the leaf is locked. As they go in, in the order of the pages, the
-/// frames whose place they take come here instead.
-struct Blocks(Vec<Option<Frame>>);
-
-impl Blocks {
-    fn new(offset: u64, src: &[u8], pool: &FramePool) -> Self {
-        let head = steps(offset, src.len()).next().filter(|step| step.skip > 0);
-        let whole = &src[head.map_or(0, |step| step.len)..];
-        Self(pool.frames_from(whole.as_chunks().0))
-    }
+/// The whole pages of a write within a leaf, copied before the leaf is locked.
+#[derive(Default)]
+struct WholePages {
+    mask: u32,
+    /// Their content, until it is theirs.
+    fresh: Option<Fresh>,
+    /// What they had before, from then on.
+    removed: Option<Removed>,
 }
 
 fn write_leaf(
     leaf: &mut LeafGuard<'_>,
     offset: u64,
     src: &[u8],
-    blocks: &mut Blocks,
+    whole: &mut WholePages,
     zero_beyond: PageIndex,
     on_dirty: &mut impl FnMut(PageRange),
 ) -> WriteOutcome {
     let idle = leaf.masks.uptodate & !leaf.masks.dirty;
     let mut outcome = WriteOutcome { written: 0, needs_read: None };
     let mut touched = 0;
-    let all = (src.len() as u64).div_ceil(BLOCK_SIZE);
-    if all > 1 && leaf.masks.uptodate == 0 {
-        leaf.reserve(u32::try_from(all).expect("at most a leaf"));
-    }
-    let mut whole = blocks.0.iter_mut();
     for step in steps(offset, src.len()) {
         let bit = bit_of(step.index);
         let bytes = &src[outcome.written..outcome.written + step.len];
         if step.len == BLOCK_SIZE_USIZE {
-            let block = whole.next().expect("there is one for each whole page");
-            *block = block.take().and_then(|frame| leaf.put(bit, frame));
+            // All of them go in with the first.
+            if let Some(fresh) = whole.fresh.take() {
+                whole.removed = Some(leaf.put(whole.mask, fresh));
+            }
         } else if !write_part(leaf, bit, step, bytes, zero_beyond) {
             outcome.needs_read = Some(step.index);
             break;
@@ -250,12 +270,12 @@ fn write_part(
     bytes: &[u8],
     zero_beyond: PageIndex,
 ) -> bool {
-    match leaf.frame_mut(bit) {
-        Some(frame) => frame.make_mut()[step.skip..step.skip + step.len].copy_from_slice(bytes),
+    match leaf.bytes_mut(bit) {
+        Some(page) => page[step.skip..step.skip + step.len].copy_from_slice(bytes),
         None if step.index >= zero_beyond => {
-            let mut frame = Frame::zeroed();
-            frame.make_mut()[step.skip..step.skip + step.len].copy_from_slice(bytes);
-            leaf.insert(bit, frame);
+            let mut page = Single::zeroed();
+            page.make_mut()[step.skip..step.skip + step.len].copy_from_slice(bytes);
+            leaf.fill(bit, Fresh::Pages(vec![page]));
         }
         None => return false,
     }

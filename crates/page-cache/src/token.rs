@@ -10,11 +10,12 @@
 
 use std::sync::Arc;
 
-use cowback_base::{PageIndex, PageRange};
+use cowback_base::{BLOCK_SIZE_USIZE, PageIndex, PageRange};
 
-use crate::bits::{bit_of, each, leaf_of, page_at, pieces};
+use crate::bits::{LEAF_PAGES, bit_of, each, leaf_of, page_at, pieces};
+use crate::content::Fresh;
 use crate::flags::{PageFlags, PageOps};
-use crate::frame::Frame;
+use crate::frame::{Frame, LeafMemory};
 use crate::group::Charge;
 use crate::mapping::{CachePolicy, Mapping, apply_ops};
 
@@ -103,7 +104,7 @@ impl LockedPage {
         self.mapping.on_new_leaf(leaf_of(self.index), |leaf| {
             let absent = leaf.masks.uptodate & bit == 0;
             if absent {
-                leaf.insert(bit, frame);
+                leaf.fill(bit, Fresh::Pages(vec![frame.into_single()]));
                 leaf.heat.read_in(bit);
             }
             absent
@@ -320,21 +321,51 @@ impl LockedPages {
 
     /// Gives the pages content that was read from disk, `frame` for each, and unlocks them, in one critical section per
     /// leaf: whoever waits is woken once. A page that was written meanwhile keeps what was written.
-    pub fn fill(mut self, mut frame: impl FnMut(PageIndex) -> Frame) {
+    pub fn fill(self, mut frame: impl FnMut(PageIndex) -> Frame) {
+        self.fill_pieces(|number, mask| {
+            let frames = each(mask).map(|bit| frame(page_at(number, bit)).into_single());
+            Fresh::Pages(frames.collect())
+        });
+    }
+
+    /// As [`LockedPages::fill`]: the content is a copy of `bytes`, from the first byte of the run on, and zeros behind.
+    pub fn fill_from(self, bytes: &[u8]) {
+        let mapping = Arc::clone(&self.mapping);
+        let mut rest = bytes;
+        self.fill_pieces(|_, mask| {
+            let pages = mask.count_ones() as usize;
+            let (part, behind) = rest.split_at(rest.len().min(pages * BLOCK_SIZE_USIZE));
+            rest = behind;
+            mapping.cache.pool().copy(part, pages)
+        });
+    }
+
+    /// As [`LockedPages::fill`], for a run of exactly one leaf, whose content is in `memory` already: no copy is made.
+    ///
+    /// # Panics
+    /// If the run is not of exactly one leaf.
+    pub fn fill_leaf(self, memory: LeafMemory) {
+        assert!(self.is_leaf(), "{:?} is not one leaf", self.range);
+        let mut memory = Some(memory.0);
+        self.fill_pieces(|_, _| Fresh::Leaf(memory.take().expect("there is one piece")));
+    }
+
+    /// Whether the run is of exactly one leaf: 32 pages, from one on whose number is divisible by 32.
+    #[must_use]
+    pub fn is_leaf(&self) -> bool {
+        self.count() == LEAF_PAGES && self.range.start.0.is_multiple_of(LEAF_PAGES)
+    }
+
+    /// Fills the pages with what `content` makes for the part of each leaf, and unlocks them.
+    fn fill_pieces(mut self, mut content: impl FnMut(u64, u32) -> Fresh) {
         self.mapping.make_room(self.count());
         for (number, mask) in pieces(self.range) {
             // Made before the leaf is locked: copying takes a while.
-            let frames: Vec<(u32, Frame)> =
-                each(mask).map(|bit| (bit, frame(page_at(number, bit)))).collect();
+            let fresh = content(number, mask);
             self.mapping.on_new_leaf(number, |leaf| {
                 let new = mask & !leaf.masks.uptodate;
-                leaf.reserve(new.count_ones());
                 leaf.heat.read_in(new);
-                for (bit, frame) in frames {
-                    if leaf.masks.uptodate & bit == 0 {
-                        leaf.insert(bit, frame);
-                    }
-                }
+                leaf.fill(mask, fresh);
                 leaf.unlock_pages(mask);
             });
         }
