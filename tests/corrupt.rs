@@ -186,3 +186,30 @@ fn reading_a_directory_ends_at_the_last_index_that_there_is() {
     let error = volume.create_dir("d").unwrap_err();
     assert!(error.to_string().contains("index"), "{error}");
 }
+
+#[test]
+fn after_a_clean_close_every_copy_of_the_superblock_is_of_the_last_commit() {
+    let device = Arc::new(MemoryDevice::new(256 << 20));
+    let options = Options { commit_interval: None, ..Options::default() };
+    let volume = Volume::create_on(Arc::clone(&device) as _, &options).unwrap();
+    for number in 0..6 {
+        volume.create_file(format!("{number}")).unwrap();
+        volume.commit().unwrap();
+    }
+    volume.close().unwrap();
+    let at = |from: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        device.read_at(from, &mut bytes).unwrap();
+        bytes
+    };
+    let generation = at((64 << 10) + 0x48, 8);
+    for copy in [128 << 10, 64 << 20] {
+        assert_eq!(at(copy + 0x48, 8), generation, "the copy at {copy}");
+    }
+    // The four backup roots are of four commits, each with its generation behind the root's address.
+    let roots = at((64 << 10) + 0xb2b, 4 * 168);
+    let mut generations: Vec<_> = roots.chunks(168).map(|root| root[8..16].to_vec()).collect();
+    generations.sort();
+    generations.dedup();
+    assert_eq!(generations.len(), 4);
+}

@@ -7,6 +7,7 @@ mod prealloc {
     mod faults;
     mod full;
     mod kernel;
+    mod nocow;
     mod random;
     mod threads;
 }

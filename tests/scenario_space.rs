@@ -457,3 +457,30 @@ fn files_that_only_grow_on_a_volume_full_of_names_do_not_keep_it_from_committing
     assert!(read_all(&volume, "one more").unwrap() == [7; 100_000]);
     volume.close().unwrap();
 }
+
+#[test]
+fn a_write_that_is_refused_leaves_nothing_that_no_commit_writes() {
+    let device = Arc::new(MemoryDevice::new(32 << 20));
+    let options = Options { size: Some(32 << 20), ..options("none") };
+    let volume = Volume::create_on(device as _, &options).unwrap();
+    let file = volume.create_file("small").unwrap();
+    file.write_at(0, &[1; 100]).unwrap();
+    let ballast = volume.create_file("ballast").unwrap();
+    let noise = Rng::new(2).bytes(1 << 20);
+    let mut at = 0;
+    for step in [1 << 20, 64 << 10, 4096] {
+        while ballast.write_at(at, &noise[..step]).is_ok() {
+            at += step as u64;
+        }
+    }
+    volume.commit().unwrap();
+    ballast.set_len(at - (64 << 10)).unwrap();
+    volume.commit().unwrap();
+    // The block at the end is written anew, as the file grows beyond it, and then there is no room for the rest.
+    let error = file.write_at(8192, &noise).unwrap_err();
+    assert!(error.is_no_space(), "{error}");
+    volume.commit().unwrap();
+    assert_eq!((file.len(), file.dirty_bytes()), (100, 0));
+    drop((file, ballast));
+    volume.close().unwrap();
+}

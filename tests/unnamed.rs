@@ -200,6 +200,23 @@ fn a_crash_at_any_moment_leaves_the_old_file_or_the_new_one_whole() {
     println!("{} states", report.unwrap_or_else(|failure| panic!("{failure}")).states);
 }
 
+#[test]
+fn what_a_file_replaces_that_had_no_name_gives_its_space_back() {
+    let (_device, volume) = volume();
+    volume
+        .create_file("f")
+        .unwrap()
+        .write_at(0, &cowback_testkit::random::Rng::new(1).bytes(1 << 20))
+        .unwrap();
+    volume.commit().unwrap();
+    assert_eq!(used(&volume), 1 << 20);
+    let file = volume.create_unnamed("").unwrap();
+    file.write_at(0, b"small").unwrap();
+    volume.link_file_over(&file, "f").unwrap();
+    volume.commit().unwrap();
+    assert_eq!(used(&volume), 0);
+}
+
 fn look(state: &CrashState) -> Result<(), String> {
     let Some(promised) = state.last_mark("version ") else { return Ok(()) };
     let volume = Volume::open_on(state.device(), &options()).map_err(|e| e.to_string())?;

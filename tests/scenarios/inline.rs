@@ -94,3 +94,21 @@ fn a_second_write_while_the_inline_extent_is_under_way_is_kept() {
     content.resize(1500, 2);
     bench.settle("f", &content);
 }
+
+#[test]
+fn what_is_read_of_an_inline_file_is_its_last_version() {
+    for threads in POOLS {
+        let bench = Bench::new("zstd:3", threads);
+        let file = bench.volume.create_file("f").unwrap();
+        file.set_cache_policy(cowback::CachePolicy::Uncached);
+        let mut found = [0; 100];
+        for byte in [1, 2, 3] {
+            file.write_at(0, &[byte; 100]).unwrap();
+            bench.volume.commit().unwrap();
+            for _ in 0..2 {
+                assert_eq!(file.read_at(0, &mut found).unwrap(), 100);
+                assert_eq!(found, [byte; 100], "not what was cached or known before");
+            }
+        }
+    }
+}

@@ -88,6 +88,9 @@ impl File {
     /// The bytes of the block that holds byte `offset`, shared with the cache: nothing is copied, and later writes do not change them. The
     /// block is cut at the end of the file; beyond it there are no bytes.
     ///
+    /// What this gives may keep the memory of its neighbours alive, 128 KiB in all, and outside of the budget once the cache has let them go: copy
+    /// what is to be kept for long.
+    ///
     /// # Errors
     /// As [`File::read_at`].
     pub fn read_block(&self, offset: u64) -> Result<bytes::Bytes> {

@@ -65,7 +65,7 @@ impl Content {
     /// The bytes of the page of `bit`.
     pub(crate) fn bytes(&self, bit: u32) -> Option<&Block> {
         if self.in_slab & bit != 0 {
-            return self.slab.as_ref().map(|slab| &slab.blocks()[number(bit)]);
+            return self.slab.as_ref().map(|slab| slab.block(number(bit)));
         }
         (self.single & bit != 0).then(|| self.singles[self.rank(bit)].bytes())
     }
@@ -75,7 +75,7 @@ impl Content {
         if self.in_slab & bit != 0 {
             if self.slab.as_mut().is_some_and(Slab::is_unique) {
                 let blocks = self.slab.as_mut().and_then(Slab::get_mut);
-                return blocks.map(|blocks| &mut blocks[number(bit)]);
+                return blocks.map(|blocks| &mut blocks[usize::from(number(bit))]);
             }
             let copy = self.frame(bit).map(Frame::into_single);
             drop(self.leave_slab(bit));
@@ -103,26 +103,20 @@ impl Content {
 
     /// Gives the pages of `mask` other content, or their first. Gives what is not needed any more.
     pub(crate) fn replace(&mut self, mask: u32, fresh: Fresh) -> Removed {
-        let pages = match fresh {
-            Fresh::Leaf(_) => {
+        match fresh {
+            Fresh::Pages(mut pages) if mask & !self.single == 0 => {
+                for (bit, page) in each(mask).zip(&mut pages) {
+                    let rank = self.rank(bit);
+                    std::mem::swap(&mut self.singles[rank], page);
+                }
+                Removed { slab: None, singles: pages }
+            }
+            fresh => {
                 let removed = self.remove(mask);
                 self.add(mask, fresh);
-                return removed;
-            }
-            Fresh::Pages(pages) => pages,
-        };
-        let slab = self.leave_slab(mask & self.in_slab);
-        self.reserve((mask & !self.single).count_ones());
-        let mut singles = Vec::with_capacity((mask & self.single).count_ones() as usize);
-        for (bit, page) in each(mask).zip(pages) {
-            if self.single & bit == 0 {
-                self.insert(bit, page);
-            } else {
-                let rank = self.rank(bit);
-                singles.push(std::mem::replace(&mut self.singles[rank], page));
+                removed
             }
         }
-        Removed { slab, singles }
     }
 
     /// Takes the content of the pages of `mask` away, as far as they have any.
@@ -160,7 +154,7 @@ impl Content {
     fn copy_out(&mut self, mask: u32, slab: &Slab) {
         self.reserve(mask.count_ones());
         for bit in each(mask) {
-            self.insert(bit, Single::from_slice(&slab.blocks()[number(bit)]));
+            self.insert(bit, Single::from_slice(slab.block(number(bit))));
         }
     }
 
@@ -201,8 +195,8 @@ impl Content {
 }
 
 /// The number of the page of `bit` in its leaf.
-fn number(bit: u32) -> usize {
-    bit.trailing_zeros() as usize
+fn number(bit: u32) -> u8 {
+    u8::try_from(bit.trailing_zeros()).expect("at most 32")
 }
 
 #[cfg(test)]

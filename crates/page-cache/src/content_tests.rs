@@ -138,7 +138,7 @@ proptest! {
                 }
                 false => Fresh::Pages(each(mask).map(|_| single(now)).collect()),
             };
-            let mut set = |mask, to| each(mask).for_each(|bit| model[number(bit)] = to);
+            let mut set = |mask, to| each(mask).for_each(|bit| model[usize::from(number(bit))] = to);
             match op {
                 Op::Replace(mask, leaf) => {
                     content.replace(mask, fresh(mask, leaf && mask == u32::MAX));

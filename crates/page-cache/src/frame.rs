@@ -94,6 +94,11 @@ impl Slab {
         &self.0
     }
 
+    /// The block of number `at`.
+    pub(crate) fn block(&self, at: u8) -> &Block {
+        &self.0[usize::from(at)]
+    }
+
     /// The bytes, to change them, unless anybody else holds some of them.
     pub(crate) fn get_mut(&mut self) -> Option<&mut [Block]> {
         Arc::get_mut(&mut self.0).map(|blocks| &mut blocks[..])
@@ -105,7 +110,7 @@ impl Slab {
     }
 
     /// A snapshot of the block of number `at`.
-    pub(crate) fn frame(&self, at: usize) -> Frame {
+    pub(crate) fn frame(&self, at: u8) -> Frame {
         Frame(Bits::Of(self.clone(), at))
     }
 }
@@ -141,7 +146,7 @@ pub struct Frame(Bits);
 enum Bits {
     Single(Single),
     /// Of a slab, the block of that number.
-    Of(Slab, usize),
+    Of(Slab, u8),
 }
 
 impl Frame {
@@ -165,7 +170,7 @@ impl Frame {
     pub fn bytes(&self) -> &[u8; BLOCK_SIZE_USIZE] {
         match &self.0 {
             Bits::Single(single) => single.bytes(),
-            Bits::Of(slab, at) => &slab.blocks()[*at],
+            Bits::Of(slab, at) => slab.block(*at),
         }
     }
 
@@ -173,7 +178,7 @@ impl Frame {
     pub fn pieces(frames: &[Self]) -> impl Iterator<Item = &[u8]> {
         frames.chunk_by(Self::is_followed_by).map(|piece| match &piece[0].0 {
             Bits::Single(single) => &single.bytes()[..],
-            Bits::Of(slab, at) => slab.blocks()[*at..*at + piece.len()].as_flattened(),
+            Bits::Of(slab, at) => slab.blocks()[usize::from(*at)..][..piece.len()].as_flattened(),
         })
     }
 
@@ -190,7 +195,7 @@ impl Frame {
     pub(crate) fn into_single(self) -> Single {
         match self.0 {
             Bits::Single(single) => single,
-            Bits::Of(slab, at) => Single::from_slice(&slab.blocks()[at]),
+            Bits::Of(slab, at) => Single::from_slice(slab.block(at)),
         }
     }
 }

@@ -52,6 +52,8 @@ mod truncate;
 
 #[cfg(test)]
 mod cost_tests;
+#[cfg(test)]
+mod wake_tests;
 
 pub use budget::Budget;
 pub use cache::{CacheStats, Flusher, PageCache};

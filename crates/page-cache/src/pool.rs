@@ -31,15 +31,12 @@ impl FramePool {
         if blocks.len() == SLAB_BLOCKS {
             return Fresh::Leaf(self.copy_leaf(blocks));
         }
-        let mut kept = self.singles.take(blocks.len()).into_iter();
         let mut singles = Vec::with_capacity(pages);
-        singles.extend(blocks.iter().map(|block| match kept.next() {
-            Some(mut single) => {
-                single.make_mut().copy_from_slice(block);
-                single
-            }
-            None => Single::from_slice(block),
-        }));
+        self.singles.take(blocks.len(), &mut singles);
+        for (single, block) in singles.iter_mut().zip(blocks) {
+            single.make_mut().copy_from_slice(block);
+        }
+        singles.extend(blocks[singles.len()..].iter().map(|block| Single::from_slice(block)));
         singles.resize_with(pages, Single::zeroed);
         if let Some(last) = singles.get_mut(blocks.len()) {
             last.make_mut()[..part.len()].copy_from_slice(part);
@@ -48,7 +45,7 @@ impl FramePool {
     }
 
     fn copy_leaf(&self, blocks: &[Block]) -> Slab {
-        match self.slabs.take(1).pop() {
+        match self.slabs.pop() {
             Some(mut slab) => {
                 slab.get_mut().expect("nobody else holds it").copy_from_slice(blocks);
                 slab
@@ -59,7 +56,7 @@ impl FramePool {
 
     /// A slab that nobody else holds. What is in it is of no interest.
     pub(crate) fn slab(&self) -> Slab {
-        self.slabs.take(1).pop().unwrap_or_else(Slab::zeroed)
+        self.slabs.pop().unwrap_or_else(Slab::zeroed)
     }
 
     /// Keeps what nobody else holds, as far as there is room.
@@ -83,16 +80,25 @@ impl<T> Stock<T> {
         Self { kept: Mutex::new(Vec::new()), len: AtomicUsize::new(0), max }
     }
 
-    /// Up to `count`, the last ones that came.
-    fn take(&self, count: usize) -> Vec<T> {
+    /// Moves up to `count` into `taken`, the last ones that came.
+    fn take(&self, count: usize, taken: &mut Vec<T>) {
         if count == 0 || self.len.load(Ordering::Relaxed) == 0 {
-            return Vec::new();
+            return;
         }
         let mut kept = self.kept.lock();
         let left = kept.len().saturating_sub(count);
-        let taken = kept.split_off(left);
+        taken.extend(kept.drain(left..));
         self.len.store(left, Ordering::Relaxed);
-        taken
+    }
+
+    fn pop(&self) -> Option<T> {
+        if self.len.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut kept = self.kept.lock();
+        let last = kept.pop();
+        self.len.store(kept.len(), Ordering::Relaxed);
+        last
     }
 
     /// Keeps those that `may` be kept, as far as there is room.
@@ -130,14 +136,14 @@ mod tests {
         assert_eq!(pool.singles.kept.lock().len(), 1);
         assert_eq!(singles(pool.copy(&[8; 4096], 1))[0].bytes()[..], [8; 4096]);
         assert_eq!(reader.bytes()[..], [7; 4096]);
-        assert!(pool.singles.take(9).is_empty());
+        assert!(pool.singles.pop().is_none());
         pool.give(Removed { slab: None, singles: (0..1000).map(|_| Single::zeroed()).collect() });
         assert_eq!(pool.singles.kept.lock().len(), 128);
         let slab = Slab::zeroed();
         let page = slab.frame(31);
         pool.give(Removed { slab: Some(slab.clone()), singles: Vec::new() });
         drop(slab);
-        assert!(pool.slabs.take(1).is_empty(), "a page of it is held");
+        assert!(pool.slabs.pop().is_none(), "a page of it is held");
         drop(page);
         for _ in 0..9 {
             pool.give(Removed { slab: Some(Slab::zeroed()), singles: Vec::new() });

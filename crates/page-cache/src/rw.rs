@@ -83,12 +83,7 @@ impl Mapping {
             let outcome = self.on_new_leaf(leaf_of(PageIndex::containing(at)), |leaf| {
                 write_leaf(leaf, at, part, &mut whole, zero_beyond, &mut on_dirty)
             });
-            whole
-                .fresh
-                .map(Removed::from)
-                .into_iter()
-                .chain(whole.removed)
-                .for_each(|unused| self.cache.pool().give(unused));
+            self.cache.pool().give(whole.into_unused());
             written += outcome.written;
             if outcome.needs_read.is_some() {
                 return WriteOutcome { written, ..outcome };
@@ -110,7 +105,7 @@ impl Mapping {
         WholePages {
             mask: mask_in(leaf_of(range.start), range),
             fresh: Some(self.cache.pool().copy(bytes, bytes.len() / BLOCK_SIZE_USIZE)),
-            removed: None,
+            ..WholePages::default()
         }
     }
 
@@ -226,7 +221,14 @@ struct WholePages {
     /// Their content, until it is theirs.
     fresh: Option<Fresh>,
     /// What they had before, from then on.
-    removed: Option<Removed>,
+    removed: Removed,
+}
+
+impl WholePages {
+    /// What nobody needs.
+    fn into_unused(self) -> Removed {
+        self.fresh.map_or(self.removed, Removed::from)
+    }
 }
 
 fn write_leaf(
@@ -246,7 +248,7 @@ fn write_leaf(
         if step.len == BLOCK_SIZE_USIZE {
             // All of them go in with the first.
             if let Some(fresh) = whole.fresh.take() {
-                whole.removed = Some(leaf.put(whole.mask, fresh));
+                whole.removed = leaf.put(whole.mask, fresh);
             }
         } else if !write_part(leaf, bit, step, bytes, zero_beyond) {
             outcome.needs_read = Some(step.index);
