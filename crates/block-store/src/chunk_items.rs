@@ -1,16 +1,17 @@
 //! What the trees say about chunks, block groups and the device (stage 9).
 //!
 //! A chunk that was made during the transaction gets its items at commit: chunk item, dev extents, block group item, free
-//! space. Invariants: the device's used bytes are the sum of its dev extents; the superblock holds every system chunk.
+//! space. Invariants: the device's used bytes are the sum of its dev extents, and its item says so as soon as no chunk is without items;
+//! the superblock holds every system chunk.
 
 use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::{
-    BlockGroupFlags, BlockGroupItem, ChunkItem, DevExtent, FreeSpaceInfo, Stripe,
+    BlockGroupFlags, BlockGroupItem, ChunkItem, DevExtent, DevItem, FreeSpaceInfo, Stripe,
 };
 use cowback_btrfs_disk::{ItemKind, Key, TreeId, objectid};
 use cowback_extent_io::store::StoreResult;
 
-use crate::chunks::Chunk;
+use crate::chunks::{Chunk, ChunkMap};
 use crate::error::corrupt;
 use crate::free_space::extent_key;
 use crate::state::State;
@@ -46,16 +47,23 @@ impl State {
         }
     }
 
-    /// Gives chunks that were made their items.
+    /// Gives chunks that were made their items, and brings the device's item up to date, which adds them up. No chunk is told of without the
+    /// device: afterwards, as long as no chunk is made, both are right.
     pub(crate) fn record_fresh_chunks(&mut self) -> StoreResult<()> {
-        while let Some(logical) = self.space.fresh.first().copied() {
-            let chunk = self.disk.with_chunks(|map| map.find(logical).cloned());
-            let chunk =
-                chunk.ok_or_else(|| corrupt("chunk", logical, "it was made and is gone"))?;
-            self.record_chunk(&chunk)?;
-            self.space.fresh.retain(|fresh| *fresh != logical);
+        loop {
+            while let Some(logical) = self.space.fresh.first().copied() {
+                let chunk = self.disk.with_chunks(|map| map.find(logical).cloned());
+                let chunk =
+                    chunk.ok_or_else(|| corrupt("chunk", logical, "it was made and is gone"))?;
+                self.record_chunk(&chunk)?;
+                self.space.fresh.retain(|fresh| *fresh != logical);
+            }
+            self.record_device()?;
+            // The device's item may have taken a new block of the chunk tree, and that a chunk.
+            if self.space.fresh.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn record_chunk(&mut self, chunk: &Chunk) -> StoreResult<()> {
@@ -95,17 +103,22 @@ impl State {
         })
     }
 
+    /// The device's item as chunks and size are now.
+    pub(crate) fn device_now(&self) -> DevItem {
+        let bytes_used = self.disk.with_chunks(ChunkMap::device_used);
+        DevItem { bytes_used, total_bytes: self.space.total_bytes, ..self.device.clone() }
+    }
+
     /// Brings the device's item up to date.
-    pub(crate) fn record_device(&mut self) -> StoreResult<()> {
-        self.device.bytes_used = self.disk.with_chunks(crate::chunks::ChunkMap::device_used);
-        self.device.total_bytes = self.space.total_bytes;
-        // Compared with the item, which may have been brought up to date in this transaction before, and be behind again.
-        let key = Key::new(objectid::DEV_ITEMS, ItemKind::DEV_ITEM, self.device.devid);
-        let bytes = self.device.to_bytes();
-        if self.get(TreeId::CHUNK, &key)?.as_ref() == Some(&bytes) {
+    fn record_device(&mut self) -> StoreResult<()> {
+        let now = self.device_now();
+        if now == self.device {
             return Ok(());
         }
-        self.update(TreeId::CHUNK, &key, &bytes)
+        let key = Key::new(objectid::DEV_ITEMS, ItemKind::DEV_ITEM, now.devid);
+        self.update(TreeId::CHUNK, &key, &now.to_bytes())?;
+        self.device = now;
+        Ok(())
     }
 
     /// Brings the items of block groups whose used bytes changed up to date.

@@ -56,7 +56,6 @@ impl State {
         self.distrust_quotas()?;
         loop {
             self.record_fresh_chunks()?;
-            self.record_device()?;
             self.run_refs()?;
             // Space may have been made meanwhile, and the free space tree has to know of it first.
             self.record_fresh_chunks()?;
@@ -142,6 +141,7 @@ impl State {
         self.settle()?;
         self.space.begin_promises();
         let generation = self.forest.generation;
+        assert_eq!(self.device, self.device_now(), "the device's item is told of every chunk");
         let superblock = self.next_superblock()?;
         let previous = std::mem::replace(&mut self.superblock, superblock.clone());
         self.super_changed = false;

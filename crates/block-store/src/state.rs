@@ -37,7 +37,7 @@ pub(crate) struct State {
     pub(crate) free_space: FreeSpaceChanges,
     /// The superblock of the last commit.
     pub(crate) superblock: Superblock,
-    /// The device's item, as it will be.
+    /// The device's item, as the chunk tree has it.
     pub(crate) device: DevItem,
     /// Whether the superblock has to be written even if no tree changed.
     pub(crate) super_changed: bool,
