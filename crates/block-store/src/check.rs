@@ -15,7 +15,7 @@ use cowback_extent_io::store::StoreResult;
 
 use crate::device::BlockDevice;
 use crate::error::{corrupt, io};
-use crate::open::read_superblock;
+use crate::open::{FoundSuper, read_superblock};
 
 mod chunks;
 mod csums;
@@ -58,7 +58,7 @@ pub fn check(
     verify_data: bool,
     sink: &mut dyn FnMut(Problem),
 ) -> StoreResult<Report> {
-    let sb = read_superblock(device)?;
+    let FoundSuper { superblock: sb, outdated } = read_superblock(device)?;
     if sb.num_devices != 1 {
         let why = format_args!("the volume spans {} devices: not supported", sb.num_devices);
         return Err(corrupt("superblock", sb.bytenr, why));
@@ -66,6 +66,9 @@ pub fn check(
     let len = device.len().map_err(|error| io("size", 0, 0, error))?;
     let mut out = Out::new(sink);
     out.report.generation = sb.generation;
+    if let Some(why) = outdated {
+        out.superblock(why);
+    }
     let mut check = Check::new(device, len, sb, &mut out);
     check.run(verify_data, &mut out);
     Ok(out.report)

@@ -56,13 +56,22 @@ impl Default for OpenOptions {
     }
 }
 
+/// The superblock that a volume is opened by.
+#[derive(Debug)]
+pub(crate) struct FoundSuper {
+    /// The newest good copy.
+    pub(crate) superblock: Superblock,
+    /// Why that is not the newest state of the volume, if it is known not to be.
+    pub(crate) outdated: Option<String>,
+}
+
 /// Reads a volume's superblock: the newest good copy.
 ///
 /// A copy that is whole and of a kind that is not supported counts as well: what it refuses, no older copy may allow.
 ///
 /// # Errors
 /// The device's; that it holds no btrfs, or a damaged one, or one with features that are not supported.
-pub fn read_superblock(device: &dyn BlockDevice) -> StoreResult<Superblock> {
+pub(crate) fn read_superblock(device: &dyn BlockDevice) -> StoreResult<FoundSuper> {
     let size = device.len().map_err(|error| io("size", 0, 0, error))?;
     let len = SUPER_LEN as u64;
     if size < SUPER_OFFSETS[0] + len {
@@ -72,6 +81,7 @@ pub fn read_superblock(device: &dyn BlockDevice) -> StoreResult<Superblock> {
     // The volume that this is, the generation that counts, and what came of reading it.
     let mut best: Option<(Uuid, u64, StoreResult<Superblock>)> = None;
     let mut first_error = None;
+    let mut damaged = None;
     let mut end = size;
     for offset in SUPER_COPIES {
         if offset + len > end {
@@ -91,15 +101,39 @@ pub fn read_superblock(device: &dyn BlockDevice) -> StoreResult<Superblock> {
             }
             // Where the first copy is not even of the kind, there is no volume, whatever lies behind it.
             Copy::Foreign(error) if offset == SUPER_OFFSETS[0] => return Err(error),
-            Copy::Foreign(error) | Copy::Damaged(error) => {
+            Copy::Foreign(error) => {
+                first_error.get_or_insert(error);
+            }
+            Copy::Damaged { error, told } => {
+                if offset == SUPER_OFFSETS[0] {
+                    damaged = told;
+                }
                 first_error.get_or_insert(error);
             }
         }
     }
     match best {
-        Some((_, _, found)) => found,
+        Some((_, _, found)) => found.map(|superblock| {
+            let outdated = damaged.and_then(|first| outdated(&superblock, first));
+            FoundSuper { superblock, outdated }
+        }),
         None => Err(first_error.expect("there is a first copy, and it is good or not")),
     }
+}
+
+/// Why `newest`, the newest good copy, is not the volume's newest state, by the volume and generation that the damaged first copy names.
+///
+/// What is written here leaves the copies behind the first one commit behind at most. But Linux does not know of cowback's own, which is the
+/// only one of a volume of less than 64 MiB: where the first copy is two ahead, it has gone on since, and used space again that `newest` names.
+fn outdated(newest: &Superblock, (fsid, generation): (Uuid, u64)) -> Option<String> {
+    let ahead = fsid == newest.fsid && generation > newest.generation.saturating_add(1);
+    ahead.then(|| {
+        format!(
+            "the first superblock is damaged and of generation {generation}, and the newest good copy, at {}, of generation {}: \
+             a driver that does not keep that copy has changed the volume since, and what it wrote would be overwritten",
+            newest.bytenr, newest.generation
+        )
+    })
 }
 
 /// What stands where a copy of the superblock belongs.
@@ -112,7 +146,11 @@ enum Copy {
         error: StoreError,
     },
     /// Unreadable, or its checksum is wrong.
-    Damaged(StoreError),
+    Damaged {
+        error: StoreError,
+        /// The volume and generation that it names, if it can be read.
+        told: Option<(Uuid, u64)>,
+    },
     /// No superblock.
     Foreign(StoreError),
 }
@@ -120,7 +158,8 @@ enum Copy {
 fn read_copy(device: &dyn BlockDevice, offset: u64) -> Copy {
     let mut bytes = vec![0; SUPER_LEN];
     if let Err(error) = device.read_at(offset, &mut bytes) {
-        return Copy::Damaged(io("read", offset, SUPER_LEN as u64, error));
+        let error = io("read", offset, SUPER_LEN as u64, error);
+        return Copy::Damaged { error, told: None };
     }
     let error = match Superblock::parse(&bytes, offset) {
         Ok(found) => return Copy::Good(Box::new(found)),
@@ -130,7 +169,7 @@ fn read_copy(device: &dyn BlockDevice, offset: u64) -> Copy {
     match error.field {
         "magic" => Copy::Foreign(told),
         // Whole and in the wrong place: a write that went astray.
-        "csum" | "bytenr" => Copy::Damaged(told),
+        "csum" | "bytenr" => Copy::Damaged { error: told, told: Some(Superblock::peek(&bytes)) },
         _ => {
             let (fsid, generation) = Superblock::peek(&bytes);
             Copy::Refused { fsid, generation, error: told }
@@ -156,8 +195,13 @@ pub(crate) fn open(
     device: Arc<dyn BlockDevice>,
     options: &OpenOptions,
 ) -> StoreResult<(State, Option<String>)> {
-    let superblock = read_superblock(&*device)?;
+    let FoundSuper { superblock, outdated } = read_superblock(&*device)?;
     let read_only = check_superblock(&superblock, &*device, options)?;
+    let read_only = match (read_only, outdated) {
+        (None, Some(reason)) => return Err(StoreError::ReadOnly { reason }),
+        (Some(why), Some(outdated)) => Some(format!("{why}; {outdated}")),
+        (why, None) => why,
+    };
     let nodesize = superblock.nodesize as usize;
     let chunk_tree_uuid = Uuid::nil();
     let (fsid, sum) = (superblock.tree_uuid(), superblock.csum);

@@ -280,7 +280,7 @@ mod tests {
         let device = Arc::new(MemoryDevice::new(0));
         let options = FormatOptions { total_bytes: 64 << 20, ..FormatOptions::default() };
         drop(Store::format(Arc::clone(&device) as _, &options).unwrap());
-        let sb = crate::open::read_superblock(&*device).unwrap();
+        let sb = crate::open::read_superblock(&*device).unwrap().superblock;
         let media = Media { device: &*device, len: 64 << 20, sb, chunks: BTreeMap::new() };
 
         let place = RootRef { dirid: 256, sequence: 2, name: b"name".to_vec() };

@@ -74,6 +74,46 @@ fn a_superblock_that_went_astray_is_no_reason_to_refuse() {
     open(&device).unwrap().lookup(Ino::ROOT, b"first").unwrap();
 }
 
+/// As [`volume`] leaves it when it is closed, with a first superblock that is `ahead` commits ahead of the copy behind it, as Linux leaves it,
+/// and damaged at `at`.
+fn went_on(ahead: u64, at: u64) -> Arc<MemoryDevice> {
+    let device = volume(16 << 20);
+    let first = superblock(&device, PRIMARY);
+    put(&device, OWN_COPY, &first);
+    put(&device, PRIMARY, &Superblock { generation: first.generation + ahead, ..first });
+    device.write_at(PRIMARY + at, &[0xee; 16]).unwrap();
+    device
+}
+
+#[test]
+fn what_others_committed_is_not_undone_because_the_first_superblock_is_damaged() {
+    let device = went_on(2, 600);
+    let before = device.to_vec();
+    let error = open(&device).unwrap_err();
+    assert!(error.contains("the first superblock is damaged"), "{error}");
+    assert!(device.to_vec() == before, "nothing is written");
+
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let store = Store::open(Arc::clone(&device) as _, &options).unwrap();
+    store.lookup(Ino::ROOT, b"second").unwrap();
+    let reason = store.read_only_reason().unwrap();
+    assert!(reason.contains("the first superblock is damaged"), "{reason}");
+
+    let mut told = Vec::new();
+    cowback_block_store::check::check(&*device, false, &mut |one| told.push(one.to_string()))
+        .unwrap();
+    assert!(told.iter().any(|one| one.contains("has changed the volume since")), "{told:?}");
+}
+
+#[test]
+fn where_a_damaged_superblock_does_not_tell_that_it_is_newer_the_copy_counts() {
+    const FSID: u64 = 32;
+    // One ahead: that is what a torn write leaves. Or nobody can know whose it is.
+    for device in [went_on(1, 600), went_on(2, FSID)] {
+        open(&device).unwrap().lookup(Ino::ROOT, b"second").unwrap();
+    }
+}
+
 /// Tears the next write of the first superblock, once it is armed, and fails from then on.
 #[derive(Debug)]
 struct Tearing {
