@@ -1,19 +1,20 @@
 //! Bringing the free space tree up to date (stage 9): what the extent tree leaves free, one item an extent.
 //!
-//! A block group that the kernel recorded as bitmaps is rewritten as extents when it first changes. Invariant: after
+//! A block group that the kernel recorded as bitmaps keeps them. Invariant: after
 //! `apply_free_space` the free space tree is the exact complement of the extent tree within each block group.
 
 use std::collections::BTreeMap;
 
 use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::FreeSpaceInfo;
-use cowback_btrfs_disk::items::group::parse_free_space_bitmap;
 use cowback_btrfs_disk::{ItemKind, Key, TreeId};
 use cowback_extent_io::store::StoreResult;
 
 use crate::error::{corrupt, invalid, range_at};
 use crate::state::State;
 use crate::trees::Trees;
+
+mod bitmaps;
 
 /// Extents that came into, or left, the extent tree since the free space tree was last brought up to date.
 #[derive(Debug, Default)]
@@ -62,24 +63,23 @@ impl State {
                 changes.next();
             }
             let info_key = Key::new(group.start, ItemKind::FREE_SPACE_INFO, group.len());
-            let mut count = self.free_space_extents(&info_key, group)?;
-            count +=
-                if allocated { self.take_free(run, group)? } else { self.put_free(run, group)? };
+            let info = self.free_space_info(&info_key)?;
+            let more = match (info.bitmaps, allocated) {
+                (true, _) => self.change_bitmaps(run, group, !allocated)?,
+                (false, true) => self.take_free(run, group)?,
+                (false, false) => self.put_free(run, group)?,
+            };
+            let count = i64::from(info.extent_count) + more;
             let extent_count = u32::try_from(count)
                 .map_err(|_| corrupt("free space info", info_key, "its count cannot be right"))?;
-            let info = FreeSpaceInfo { extent_count, bitmaps: false };
+            let info = FreeSpaceInfo { extent_count, ..info };
             self.update(TreeId::FREE_SPACE, &info_key, &info.to_bytes())?;
         }
         Ok(())
     }
 
-    /// Rewrites a block group's free space as extents if it is bitmaps; gives the number of extents.
-    pub(crate) fn free_space_extents(&mut self, key: &Key, group: ByteRange) -> StoreResult<i64> {
-        let info = self.free_space_info(key)?;
-        if info.bitmaps { self.expand_bitmaps(group) } else { Ok(i64::from(info.extent_count)) }
-    }
-
-    fn free_space_info(&self, key: &Key) -> StoreResult<FreeSpaceInfo> {
+    /// How a block group's free space is recorded.
+    pub(crate) fn free_space_info(&self, key: &Key) -> StoreResult<FreeSpaceInfo> {
         let data = self.get(TreeId::FREE_SPACE, key)?;
         let data = data.ok_or_else(|| corrupt("free space info", key, "it is missing"))?;
         FreeSpaceInfo::parse(&data).map_err(|error| invalid(key, &error))
@@ -144,34 +144,6 @@ impl State {
         }
         self.insert(TreeId::FREE_SPACE, extent_key(joined), &[])?;
         Ok(count)
-    }
-
-    /// Rewrites the bitmaps of a block group as extents. Gives their number.
-    fn expand_bitmaps(&mut self, group: ByteRange) -> StoreResult<i64> {
-        let mut extents: Vec<ByteRange> = Vec::new();
-        let mut at = Key::new(group.start, ItemKind::FREE_SPACE_BITMAP, 0);
-        while let Some((key, data)) = self.at_or_after(TreeId::FREE_SPACE, &at)? {
-            if key.objectid >= group.end {
-                break;
-            }
-            if key.kind == ItemKind::FREE_SPACE_BITMAP {
-                let free = parse_free_space_bitmap(key.objectid, key.offset, &data)
-                    .map_err(|error| invalid(key, &error))?;
-                for (start, len) in free {
-                    match extents.last_mut() {
-                        Some(last) if last.end == start => last.end += len,
-                        _ => extents.push(ByteRange::at(start, len)),
-                    }
-                }
-                self.remove(TreeId::FREE_SPACE, &key)?;
-            }
-            let Some(next) = key.next() else { break };
-            at = next;
-        }
-        for extent in &extents {
-            self.insert(TreeId::FREE_SPACE, extent_key(*extent), &[])?;
-        }
-        Ok(i64::try_from(extents.len()).unwrap_or(i64::MAX))
     }
 }
 

@@ -295,22 +295,30 @@ impl State {
     fn trim_free_space_of(&mut self, group: &Group, len: u64) -> StoreResult<()> {
         let end = group.start + len;
         let key = Key::new(group.start, ItemKind::FREE_SPACE_INFO, group.len);
-        let mut count = self.free_space_extents(&key, group.range())?;
+        let info = self.free_space_info(&key)?;
         self.remove(TreeId::FREE_SPACE, &key)?;
-        // What begins at the very end of the group is the next group's.
-        let tail = self.free_before(group.range().end - 1, group.range())?;
-        if let Some(tail) = tail.filter(|tail| tail.end > end) {
-            self.remove(TreeId::FREE_SPACE, &extent_key(tail))?;
-            count -= 1;
-            if tail.start < end {
-                let kept = extent_key(ByteRange::new(tail.start, end));
-                self.insert(TreeId::FREE_SPACE, kept, &[])?;
-                count += 1;
-            }
-        }
+        let count = if info.bitmaps {
+            self.trim_bitmaps(group.range(), end)?
+        } else {
+            i64::from(info.extent_count) + self.trim_free_extents(group.range(), end)?
+        };
         let extent_count = u32::try_from(count).unwrap_or(0);
-        let info = FreeSpaceInfo { extent_count, bitmaps: false };
+        let info = FreeSpaceInfo { extent_count, ..info };
         self.insert(TreeId::FREE_SPACE, Key { offset: len, ..key }, &info.to_bytes())
+    }
+
+    /// Cuts the free extents of the block group `group` at `end`. Gives by how many there are more.
+    fn trim_free_extents(&mut self, group: ByteRange, end: u64) -> StoreResult<i64> {
+        // What begins at the very end of the group is the next group's.
+        let tail = self.free_before(group.end - 1, group)?;
+        let Some(tail) = tail.filter(|tail| tail.end > end) else { return Ok(0) };
+        self.remove(TreeId::FREE_SPACE, &extent_key(tail))?;
+        if tail.start >= end {
+            return Ok(-1);
+        }
+        let kept = extent_key(ByteRange::new(tail.start, end));
+        self.insert(TreeId::FREE_SPACE, kept, &[])?;
+        Ok(0)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::trees::Trees;
 use cowback_btrfs_disk::TreeId;
 use cowback_extent_io::store::{ExtentStore, PreallocMode};
 
+mod bitmaps;
 mod last_chunk;
 
 const FILE: NewInode = NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, flags: 0 };
