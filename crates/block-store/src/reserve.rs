@@ -21,6 +21,7 @@
 
 use cowback_base::{BLOCK_SIZE, COMPRESSED_EXTENT_MAX};
 use cowback_btrfs_disk::TreeId;
+use cowback_btrfs_disk::items::group::BITMAP_RANGE;
 use cowback_extent_io::store::StoreResult;
 
 use crate::error::no_space;
@@ -39,10 +40,18 @@ const HEADER: u64 = 25;
 const NAME_PLACES: u64 = 5;
 /// Bytes of new items that an operation on names brings, without what the caller hands in.
 const NAME_BYTES: u64 = 1536;
-/// Most children of a tree block, and most data extents that one leaf refers to.
+/// Of a tree block of [`COUNTED`] bytes: most children, and most data extents that a leaf refers to.
 const CHILDREN: u64 = 500;
 /// Children that an inner block has at least, but for the last ones: those with fewer are joined.
 const FEWEST_CHILDREN: u64 = 100;
+/// Items of tree blocks, which lie together as tree blocks do, in a leaf of the extent tree at least.
+const FEWEST_BLOCKS: u64 = 100;
+/// And of the gaps between them in one of the free space tree.
+const FEWEST_GAPS: u64 = 300;
+/// Bitmaps of free space in a leaf of that tree.
+const FEWEST_BITMAPS: u64 = 25;
+/// Bytes of the tree blocks for which the figures above hold. In others there is room for more or less in proportion.
+const COUNTED: u64 = 16 * 1024;
 /// Extents that can be removed from the reserve, even if nothing else is free.
 const RESERVED_EXTENTS: u64 = 256;
 /// Extents that one step of removing a file drops: the reserve has room for several.
@@ -130,6 +139,11 @@ impl Load {
     }
 }
 
+/// What a tree block of `nodesize` bytes has of that of which one of [`COUNTED`] bytes has `count`.
+const fn in_block(count: u64, nodesize: u64) -> u64 {
+    count * nodesize / COUNTED
+}
+
 const fn sum(a: u64, b: u64, most: u64) -> u64 {
     let sum = a.saturating_add(b);
     if sum < most { sum } else { most }
@@ -153,7 +167,8 @@ impl State {
         }
         let (blocks, height) = (self.blocks_of(tree), self.height(tree));
         let above = places.saturating_mul(height.saturating_sub(2)) + 1;
-        blocks.min(places.saturating_add(above.min(blocks / FEWEST_CHILDREN + height)))
+        let fewest = in_block(FEWEST_CHILDREN, self.forest.nodesize() as u64);
+        blocks.min(places.saturating_add(above.min(blocks / fewest + height)))
     }
 
     /// Blocks that changes at `places` places of `tree` may copy or make, where `bytes` bytes of items come at `inserts` of them.
@@ -175,7 +190,8 @@ impl State {
         let files = self.changes(self.tree, load.places, load.inserts, load.bytes);
         // The first change of a block that others may share changes the references of all that is below it.
         let shared = self.forest.roots.get(&self.tree).is_some_and(|root| root.last_snapshot > 0);
-        let below = if shared { self.copies(self.tree, load.places) * CHILDREN } else { 0 };
+        let children = in_block(CHILDREN, nodesize);
+        let below = if shared { self.copies(self.tree, load.places) * children } else { 0 };
         let below = below + self.refs.shared.len() as u64;
         let both = load.comes + load.goes;
         // A csum item is a quarter of a block long at most, and one that loses its middle becomes two.
@@ -192,14 +208,17 @@ impl State {
             height => 8 * height,
         };
         let made = files + csums + others + roots + self.refs.blocks.len() as u64;
-        // Items of tree blocks lie together, as tree blocks do: a hundred to a leaf or more; of the gaps between them, three hundred.
         let blocks = self.space.pool(Class::Metadata).total / nodesize;
-        let (leaves, gaps) = (blocks / 100 + groups, blocks / 300 + groups);
+        let leaves = blocks / in_block(FEWEST_BLOCKS, nodesize) + groups;
+        let gaps = blocks / in_block(FEWEST_GAPS, nodesize) + groups;
         let bytes = load.comes * EXTENT + below * (HEADER + 13) + made * BLOCK;
         let comes = load.comes + below + leaves;
         let extents = self.changes(TreeId::EXTENT, comes + load.goes, comes, bytes);
         let bytes = (both + made + extents) * HEADER;
-        let free_space = self.changes(TreeId::FREE_SPACE, both + gaps, both + gaps, bytes);
+        // Where free space is bitmaps, one extent may be in many.
+        let bitmaps = (load.data + load.gone) / BITMAP_RANGE / in_block(FEWEST_BITMAPS, nodesize);
+        let places = both + gaps + bitmaps;
+        let free_space = self.changes(TreeId::FREE_SPACE, places, both + gaps, bytes);
         files + csums + others + roots + extents + free_space
     }
 
@@ -292,3 +311,6 @@ impl State {
         self.space.set_inline_aside(self.space.metadata_left().saturating_sub(needed));
     }
 }
+
+#[cfg(test)]
+mod tests;
