@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::DevItem;
-use cowback_btrfs_disk::superblock::{CompatRo, Superblock};
-use cowback_btrfs_disk::{ChecksumKind, Key, TreeId};
+use cowback_btrfs_disk::superblock::{CompatRo, Incompat, Superblock};
+use cowback_btrfs_disk::{ChecksumKind, ItemKind, Key, TreeId};
 use cowback_extent_io::store::StoreResult;
 
 use crate::block_space::BlockSpace;
@@ -84,6 +84,21 @@ impl State {
             && !self.super_changed
     }
 
+    /// The volume uses `feature` from now on: who reads it has to know.
+    pub(crate) fn use_feature(&mut self, feature: Incompat) {
+        if !self.superblock.incompat.contains(feature) {
+            self.superblock.incompat |= feature;
+            self.super_changed = true;
+        }
+    }
+
+    /// An item of `kind` is written. Of the features that items stand for, a volume of others may lack this one.
+    fn use_item(&mut self, kind: ItemKind) {
+        if kind == ItemKind::INODE_EXTREF {
+            self.use_feature(Incompat::EXTENDED_IREF);
+        }
+    }
+
     /// The trees, to be changed, and where their blocks come from.
     pub(crate) fn parts(&mut self) -> (&mut Forest, BlockSpace<'_>) {
         let nodesize = self.forest.nodesize() as u64;
@@ -108,12 +123,14 @@ impl Trees for State {
 
     fn insert(&mut self, tree: TreeId, key: Key, data: &[u8]) -> StoreResult<()> {
         self.changes += 1;
+        self.use_item(key.kind);
         let (forest, mut blocks) = self.parts();
         forest.insert(&mut blocks, tree, key, data)
     }
 
     fn update(&mut self, tree: TreeId, key: &Key, data: &[u8]) -> StoreResult<()> {
         self.changes += 1;
+        self.use_item(key.kind);
         let (forest, mut blocks) = self.parts();
         forest.update(&mut blocks, tree, key, data)
     }

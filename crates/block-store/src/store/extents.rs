@@ -57,10 +57,7 @@ impl State {
             Compression::Lzo => Incompat::COMPRESS_LZO,
             Compression::Zstd => Incompat::COMPRESS_ZSTD,
         };
-        if !self.superblock.incompat.contains(bit) {
-            self.superblock.incompat |= bit;
-            self.super_changed = true;
-        }
+        self.use_feature(bit);
     }
 
     /// The checksums of what is at `range`, which file `ino` maps: none only if the file is one without. For such a file none are looked for: what

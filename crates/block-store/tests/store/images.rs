@@ -288,7 +288,7 @@ fn block_group_tree_option() -> &'static str {
 }
 
 /// An image that mkfs made of a directory, with the features given.
-fn mkfs(path: &Path, content: &Path, features: &[&str]) -> bool {
+pub(crate) fn mkfs(path: &Path, content: &Path, features: &[&str]) -> bool {
     if !crate::support::have("mkfs.btrfs") {
         skipped("images that mkfs.btrfs makes", "it is not installed");
         return false;

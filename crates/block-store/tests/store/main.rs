@@ -6,6 +6,7 @@ mod support;
 
 mod balanced;
 mod faults;
+mod features;
 mod foreign;
 mod full;
 mod hostile;
