@@ -80,7 +80,7 @@ impl BlockSpace<'_> {
         Ok(match self.refs.shared.get(&block.bytenr) {
             None => (refs, full),
             Some(change) => {
-                let now = refs.checked_add(change.deltas.values().sum());
+                let now = refs.checked_add(change.deltas.iter().map(|(_, by)| by).sum());
                 let now = now.ok_or_else(|| corrupt("extent item", key, "its count"))?;
                 (now, full || change.full_backref)
             }

@@ -261,7 +261,7 @@ impl State {
             owner: ExtentOwner::Data,
             inline: Vec::new(),
         };
-        for (owner, by) in &change.deltas {
+        for (owner, by) in change.deltas.iter() {
             self.change_ref(&key, &mut item, data_ref(*owner), *by)?;
         }
         item.sort_inline();

@@ -45,6 +45,59 @@ pub(crate) enum BlockOwner {
     Parent(u64),
 }
 
+/// By how much the count of each reference is to change; none by nothing. Nearly always it is one reference, and that takes no memory of
+/// its own: removing a file notes each of its extents, and there may be millions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Deltas<K> {
+    /// Of none.
+    #[default]
+    None,
+    /// Of one.
+    One(K, i64),
+    /// Of any number.
+    Many(BTreeMap<K, i64>),
+}
+
+impl<K: Ord + Copy> Deltas<K> {
+    /// The count of `owner` is to change by `by` besides.
+    fn change(&mut self, owner: K, by: i64) {
+        match self {
+            Self::None => *self = Self::One(owner, by),
+            Self::One(own, delta) if *own == owner => {
+                *delta += by;
+                if *delta == 0 {
+                    *self = Self::None;
+                }
+            }
+            Self::One(own, delta) => {
+                *self = Self::Many(BTreeMap::from([(*own, *delta), (owner, by)]));
+            }
+            Self::Many(deltas) => {
+                let delta = deltas.entry(owner).or_insert(0);
+                *delta += by;
+                if *delta == 0 {
+                    deltas.remove(&owner);
+                }
+            }
+        }
+    }
+
+    /// All of them, in order of the references.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &i64)> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(owner, by) => (Some((owner, by)), None),
+            Self::Many(deltas) => (None, Some(deltas)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    /// Whether no count is to change.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
 /// What happened to a tree block that trees may share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SharedChange {
@@ -53,7 +106,7 @@ pub(crate) struct SharedChange {
     /// From now on, what it refers to counts it by its address.
     pub(crate) full_backref: bool,
     /// By how much each reference's count is to change.
-    pub(crate) deltas: BTreeMap<BlockOwner, i64>,
+    pub(crate) deltas: Deltas<BlockOwner>,
 }
 
 /// What happened to a data extent.
@@ -62,7 +115,7 @@ pub(crate) struct DataChange {
     /// Bytes of the extent.
     pub(crate) len: u64,
     /// By how much each reference's count is to change.
-    pub(crate) deltas: BTreeMap<DataOwner, i64>,
+    pub(crate) deltas: Deltas<DataOwner>,
 }
 
 /// All changes that the extent tree does not know of.
@@ -110,11 +163,7 @@ impl DelayedRefs {
     pub(crate) fn shared_changed(&mut self, bytenr: u64, level: u8, owner: BlockOwner, by: i64) {
         let change = self.shared.entry(bytenr).or_default();
         change.level = level;
-        let delta = change.deltas.entry(owner).or_insert(0);
-        *delta += by;
-        if *delta == 0 {
-            change.deltas.remove(&owner);
-        }
+        change.deltas.change(owner, by);
     }
 
     /// A reference to a data extent came (1) or went (-1). That the extent was spoken of is kept even if nothing changed
@@ -123,11 +172,7 @@ impl DelayedRefs {
         let change = self.data.entry(bytenr).or_default();
         self.data_bytes = self.data_bytes.saturating_sub(change.len).saturating_add(len);
         change.len = len;
-        let delta = change.deltas.entry(owner).or_insert(0);
-        *delta += by;
-        if *delta == 0 {
-            change.deltas.remove(&owner);
-        }
+        change.deltas.change(owner, by);
     }
 }
 
@@ -163,10 +208,30 @@ mod tests {
         let mut refs = DelayedRefs::default();
         refs.data_changed(4096, 8192, DataOwner::File(5, 257, 0), 1);
         refs.data_changed(4096, 8192, DataOwner::File(5, 257, 0), -1);
-        assert_eq!(refs.data.get(&4096).map(|change| change.deltas.len()), Some(0));
+        assert_eq!(refs.data.get(&4096).map(|change| change.deltas.is_empty()), Some(true));
         assert_eq!((refs.data.len(), refs.data_bytes), (1, 8192));
         assert_eq!(refs.take_data().len(), 1);
         assert!(refs.is_empty() && refs.data_bytes == 0);
+    }
+
+    #[test]
+    fn references_of_an_extent_are_told_in_order_and_each_in_sum() {
+        let mut refs = DelayedRefs::default();
+        let owner = |offset| DataOwner::File(5, 257, offset);
+        let changes = [(8192, 1), (0, -1), (4096, 1), (0, -1), (4096, -1)];
+        for (offset, by) in changes {
+            refs.data_changed(4096, 8192, owner(offset), by);
+        }
+        let told: Vec<_> = refs.data[&4096].deltas.iter().map(|(own, by)| (*own, *by)).collect();
+        assert_eq!(told, [(owner(0), -2), (owner(8192), 1)]);
+    }
+
+    #[test]
+    fn an_extent_with_one_reference_takes_no_memory_beside_the_map() {
+        let mut refs = DelayedRefs::default();
+        refs.data_changed(4096, 8192, DataOwner::File(5, 257, 0), -1);
+        assert!(matches!(refs.data[&4096].deltas, Deltas::One(_, -1)));
+        assert!(size_of::<DataChange>() <= 56, "{}", size_of::<DataChange>());
     }
 
     #[test]

@@ -56,6 +56,8 @@ const COUNTED: u64 = 16 * 1024;
 const RESERVED_EXTENTS: u64 = 256;
 /// Extents that one step of removing a file drops: the reserve has room for several.
 pub(crate) const STEP_EXTENTS: u64 = 64;
+/// Data extents noted in one transaction from which on no more of removing a file is done in it: the notes are in memory until the commit.
+pub(crate) const MOST_NOTED: u64 = 1 << 16;
 
 /// Figures are not above this, whatever the trees say of a file: no device has room for that much, and what is reckoned from it does not
 /// overflow.

@@ -51,7 +51,7 @@ pub(crate) struct State {
     pub(crate) last_ino: u64,
     /// Subvolumes that are being deleted: their blocks are there, and nobody here looks at them.
     pub(crate) dead_trees: Vec<TreeId>,
-    /// Files without names that are to be removed, and for which there was no room yet.
+    /// Files without names that are to be removed, for which there was no room in the transaction yet.
     pub(crate) leftover: std::collections::BTreeSet<cowback_base::Ino>,
     /// What there was no room for since the last commit.
     pub(crate) refused: Load,

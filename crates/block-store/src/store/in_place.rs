@@ -104,7 +104,7 @@ impl State {
     /// reference goes.
     fn is_sole_owner(&self, shown: &DiskRange, owner: DataOwner) -> StoreResult<bool> {
         let told = self.refs.data.get(&shown.bytenr);
-        if told.is_some_and(|change| change.deltas.keys().any(|other| *other != owner)) {
+        if told.is_some_and(|change| change.deltas.iter().any(|(other, _)| *other != owner)) {
             return Ok(false);
         }
         let key = Key::new(shown.bytenr, ItemKind::EXTENT_ITEM, shown.disk_len);

@@ -9,7 +9,7 @@ use crate::namespace::{
     self, AttrChange, DirEntryInfo, FileType, InodeAttr, LinkMode, NamespaceError, NewInode,
     NsResult, Removed, RenameMode, Target, XattrMode, dir, extents, inode, orphan, symlink, xattr,
 };
-use crate::reserve::{Load, Purpose, STEP_EXTENTS};
+use crate::reserve::{Load, MOST_NOTED, Purpose, STEP_EXTENTS};
 use crate::state::State;
 use crate::trees::Trees;
 
@@ -275,8 +275,8 @@ impl Store {
         })
     }
 
-    /// Removes a file that has no names. It is gone for good then: if there is no room to drop all its extents in this transaction, the
-    /// commits that follow go on with it.
+    /// Removes a file that has no names. It is gone for good then: if there is no room to drop all its extents in this transaction, or they are
+    /// a great many, the commits that follow go on with it.
     ///
     /// # Errors
     /// The namespace's.
@@ -295,7 +295,11 @@ impl Store {
             });
             match step {
                 Ok(true) => return Ok(()),
-                Ok(false) => {}
+                Ok(false) if (self.state.read().refs.data.len() as u64) < MOST_NOTED => {}
+                Ok(false) => {
+                    self.state.write().leftover.insert(ino);
+                    return Ok(());
+                }
                 Err(NamespaceError::Store(StoreError::NoSpace { .. })) if most > 1 => most /= 8,
                 Err(NamespaceError::Store(StoreError::NoSpace { .. })) => {
                     self.state.write().leftover.insert(ino);
@@ -306,7 +310,7 @@ impl Store {
         }
     }
 
-    /// Goes on with removing files for which there was no room. False if nothing came of it.
+    /// Goes on with removing files that the last transaction could not take. False if nothing came of it.
     pub(super) fn go_on_removing(&self) -> bool {
         let leftover = std::mem::take(&mut self.state.write().leftover);
         let before = self.state.read().changes;

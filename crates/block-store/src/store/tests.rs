@@ -11,6 +11,7 @@ use super::*;
 use crate::device::MemoryDevice;
 use crate::namespace::inode::inode_flags;
 use crate::namespace::{NewInode, extents, inode};
+use crate::reserve::{MOST_NOTED, STEP_EXTENTS};
 use crate::trees::Trees;
 use cowback_btrfs_disk::TreeId;
 use cowback_extent_io::store::{ExtentStore, PreallocMode};
@@ -119,4 +120,27 @@ fn of_references_with_one_hash_the_second_is_found_when_the_first_is_gone() {
     let key = Key::new(shown(first).bytenr, ItemKind::EXTENT_DATA_REF, 0);
     let keyed = store.state.read().at_or_after(TreeId::EXTENT, &key).unwrap();
     assert_eq!(keyed.map(|(key, _)| key.objectid), Some(shown(first).bytenr), "some are keyed");
+}
+
+#[test]
+fn a_file_of_very_many_extents_is_removed_over_several_commits() {
+    let device = Arc::new(MemoryDevice::new(0));
+    let store = Store::format(Arc::clone(&device) as _, &FormatOptions::default()).unwrap();
+    let ino = store.create(Ino::ROOT, b"file", &FILE).unwrap().0;
+    let extents = MOST_NOTED + 3 * STEP_EXTENTS;
+    for block in 0..extents {
+        let block = ByteRange::at(block * BLOCK_SIZE, BLOCK_SIZE);
+        store.prealloc_extents(ino, block, PreallocMode::Keep).unwrap();
+    }
+    store.commit().unwrap();
+    store.unlink(Ino::ROOT, b"file").unwrap();
+    store.evict(ino).unwrap();
+    let noted = store.state.read().refs.data.len() as u64;
+    assert!(noted <= MOST_NOTED + STEP_EXTENTS, "{noted}");
+    assert_eq!(store.orphans().unwrap(), [ino], "it is not all gone");
+    store.commit().unwrap();
+    assert_eq!(store.orphans().unwrap(), []);
+    store.commit().unwrap();
+    store.sync_super_copies().unwrap();
+    sound(&device);
 }
