@@ -39,14 +39,20 @@ impl Blocks for BlockSpace<'_> {
 
     fn free(&mut self, forest: &Forest, tree: TreeId, block: &Node) -> StoreResult<()> {
         let ours = block.generation == self.generation;
-        let may_be_shared = block.reloc || block.generation <= forest.root(tree)?.last_snapshot;
-        if !ours && may_be_shared {
+        let last_snapshot = forest.root(tree)?.last_snapshot;
+        if !ours && may_be_shared(block.reloc, block.generation, last_snapshot) {
             return self.give_up_shared(forest, tree, block);
         }
         let range = ByteRange::at(block.bytenr, self.nodesize);
         self.refs.block_dropped(block.bytenr, BlockRef { tree, level: block.level });
         if ours { self.space.free_now(range) } else { self.space.pin(range) }
     }
+}
+
+/// Whether trees besides the one that a block is found in may have it: it is as old as a snapshot of that, or a balance has moved it, which makes
+/// it new and says so in its header (`reloc`).
+pub(crate) const fn may_be_shared(reloc: bool, generation: u64, last_snapshot: u64) -> bool {
+    reloc || generation <= last_snapshot
 }
 
 impl BlockSpace<'_> {

@@ -80,7 +80,8 @@ impl Csums {
 
     /// Tells of checksums that what files show lacks, by extent. Each range is told once, however many items show it, or parts of it.
     fn check_missing(&self, uses: &[Use], out: &mut Out<'_>) {
-        let shown = uses.iter().filter(|one| !one.is_bare()).map(Use::on_disk);
+        let has_some = |one: &&Use| !one.is_bare() && !one.is_moving();
+        let shown = uses.iter().filter(has_some).map(Use::on_disk);
         let shown = ranges::join(shown.collect());
         let mut starts = uses.iter().map(|one| one.bytenr).peekable();
         for missing in ranges::subtract(&shown, &self.covered) {

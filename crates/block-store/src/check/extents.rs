@@ -362,6 +362,8 @@ fn expected_refs(walk: &Walk, uses: &[Use], full: &HashSet<u64>) -> Vec<Ref> {
     let owner = |bytenr: u64| walk.blocks.get(&bytenr).map_or(0, |block| block.owner.0);
     let blocks = walk.edges.iter().map(|(child, parent)| {
         let (kind, from) = match *parent {
+            // The root of a tree that is for relocation refers to itself.
+            Parent::Root(TreeId::TREE_RELOC) => (ItemKind::SHARED_BLOCK_REF, *child),
             Parent::Root(tree) => (ItemKind::TREE_BLOCK_REF, tree.0),
             Parent::Node(node) if full.contains(&node) => (ItemKind::SHARED_BLOCK_REF, node),
             Parent::Node(node) => (ItemKind::TREE_BLOCK_REF, owner(node)),

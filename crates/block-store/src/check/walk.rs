@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::media::{Copy, Media, Reader};
 use super::problem::{Out, name_of};
+use crate::block_space::may_be_shared;
 
 /// Where a tree begins.
 #[derive(Debug, Clone, Copy)]
@@ -361,7 +362,8 @@ fn check_header(
         );
     }
     if tree.is_file_tree() && header.owner != tree {
-        let shared = header.owner.is_file_tree() && header.generation <= start.last_snapshot;
+        let shared = header.owner.is_file_tree()
+            && may_be_shared(header.reloc, header.generation, start.last_snapshot);
         if !shared {
             let owner = name_of(header.owner);
             out.block(tree, bytenr, format_args!("it was made for the {owner}"));

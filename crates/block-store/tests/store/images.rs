@@ -314,7 +314,7 @@ fn volumes_that_others_made_are_read_changed_and_stay_sound() {
         std::fs::write(content.join(format!("dir/file{number}")), &data).unwrap();
         files.insert(format!("dir/file{number}"), data);
     }
-    let kinds: [&[&str]; 7] = [
+    let kinds: [&[&str]; 8] = [
         &[],
         &[block_group_tree_option(), "block-group-tree"],
         &["-R", "^free-space-tree"],
@@ -322,6 +322,7 @@ fn volumes_that_others_made_are_read_changed_and_stay_sound() {
         &["-m", "single", "-d", "single", "-n", "4096"],
         &["-d", "dup", "-m", "dup", "--csum", "xxhash"],
         &["-n", "65536", "--csum", "blake2"],
+        &["-R", "quota"],
     ];
     for (number, features) in kinds.into_iter().enumerate() {
         let path = dir.path().join(format!("{number}.img"));
@@ -330,6 +331,7 @@ fn volumes_that_others_made_are_read_changed_and_stay_sound() {
         if !mkfs(&path, &content, features) {
             continue;
         }
+        check(&path);
         let store = reopen(&path);
         compare(&store, &files);
         let mut more: BTreeMap<String, Vec<u8>> = populate_in(&store, b"more")
