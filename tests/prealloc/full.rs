@@ -166,3 +166,73 @@ fn what_no_device_could_hold_is_refused_by_a_volume_that_grows() {
     drop(file);
     volume.close().unwrap();
 }
+
+#[test]
+fn behind_a_block_that_is_not_full_there_is_what_was_allocated_too() {
+    for threads in [1, 2, 8] {
+        let (device, volume) = volume(threads);
+        let names = ["written", "longer", "allocated"];
+        let files = names.map(|name| {
+            let file = volume.create_file(name).unwrap();
+            file.allocate_keep_size(0..1 << 20).unwrap();
+            file.write_at(0, &[1; 100]).unwrap();
+            file.sync_all().unwrap();
+            file
+        });
+        fill(&volume);
+        assert!(is_full(&volume));
+        files[0].write_at(8192, &[2; 5000]).unwrap();
+        files[1].set_len(20_000).unwrap();
+        files[2].allocate(0..1 << 20).unwrap();
+        volume.commit().unwrap();
+        drop(files);
+        drop(volume);
+        let volume = Volume::open_on(device as _, &options(threads)).unwrap();
+        let with = |len: usize, more: &[u8]| {
+            let mut content = vec![1; 100];
+            content.resize(8192, 0);
+            content.extend(more);
+            content.resize(len, 0);
+            content
+        };
+        assert!(read_all(&volume, "written").unwrap() == with(13_192, &[2; 5000]));
+        assert!(read_all(&volume, "longer").unwrap() == with(20_000, &[]));
+        assert!(read_all(&volume, "allocated").unwrap() == with(1 << 20, &[]));
+        volume.close().unwrap();
+    }
+}
+
+#[test]
+fn a_file_is_cut_within_a_block_on_a_full_volume_and_what_was_cut_off_is_not_seen_again() {
+    const CUT: u64 = 1_000_001;
+    for (cached, nocow) in [(true, false), (false, false), (true, true)] {
+        let (device, volume) = volume(2);
+        let file = volume.create_file("f").unwrap();
+        file.set_nocow(nocow).unwrap();
+        let mut content = Rng::new(7).bytes(20 << 20);
+        file.write_at(0, &content).unwrap();
+        file.sync_all().unwrap();
+        fill(&volume);
+        assert!(is_full(&volume));
+        if !cached {
+            file.set_cache_policy(cowback::CachePolicy::Uncached);
+            assert_eq!(file.read_at(0, &mut content).unwrap(), content.len());
+        }
+        file.set_len(CUT).unwrap();
+        volume.commit().unwrap();
+        drop(file);
+        drop(volume);
+        let volume = Volume::open_on(Arc::clone(&device) as _, &options(2)).unwrap();
+        content.truncate(usize::try_from(CUT).unwrap());
+        assert!(read_all(&volume, "f").unwrap() == content);
+        let file = volume.open_file("f").unwrap();
+        file.set_len(CUT + 1000).unwrap();
+        content.resize(content.len() + 1000, 0);
+        assert!(read_all(&volume, "f").unwrap() == content, "what was cut off is back");
+        drop(file);
+        volume.close().unwrap();
+        let volume = Volume::open_on(device as _, &options(2)).unwrap();
+        assert!(read_all(&volume, "f").unwrap() == content);
+        volume.close().unwrap();
+    }
+}

@@ -24,6 +24,7 @@ pub mod executor;
 pub mod extent_map;
 pub mod fallocate;
 pub mod inode;
+mod last_block;
 pub mod memory;
 pub mod ordered;
 pub mod pages;

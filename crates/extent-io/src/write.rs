@@ -25,7 +25,7 @@ pub(crate) struct Quiet<'a>(
 /// Most bytes of a file: what btrfs' and the kernel's signed offsets allow, whole blocks.
 pub const FILE_SIZE_MAX: u64 = (i64::MAX as u64) & !(BLOCK_SIZE - 1);
 
-static ZERO_BLOCK: [u8; 4096] = [0; 4096];
+pub(crate) static ZERO_BLOCK: [u8; 4096] = [0; 4096];
 
 impl InodeIo {
     /// Writes `data` at byte `offset` into the cache. A gap between the end of the file and `offset` reads as zeros.
@@ -89,7 +89,10 @@ impl InodeIo {
         }
         // No writeback begins while this lasts, and what had begun ends: what is cut off is in the trees, or dirty, and nowhere between.
         let quiet = (!cfg!(canary = "beyond_eof")).then(|| self.keep_writeback_out());
-        let tail = self.cut_last_block(size, old_size, quiet.as_ref())?;
+        let tail = match self.cut_last_block(size, old_size, quiet.as_ref()) {
+            Err(StoreError::NoSpace { .. }) if self.may_keep_tail(size)? => Vec::new(),
+            tail => tail?,
+        };
         let block_end = block_align_up(size);
         let cut = ByteRange::new(block_end, u64::MAX);
         let dropped = {
@@ -103,40 +106,9 @@ impl InodeIo {
             return Err(error);
         }
         self.set_size(size);
+        self.mapping().zero_tail(size);
         self.drop_beyond(size);
         Ok(())
-    }
-
-    /// Zeroes what the block that `size` lies in holds beyond it, as a write: that may fail, and nothing has changed then. Gives what it held.
-    fn cut_last_block(
-        self: &Arc<Self>,
-        size: u64,
-        old_size: u64,
-        quiet: Option<&Quiet<'_>>,
-    ) -> StoreResult<Vec<u8>> {
-        let end = block_align_up(size).min(old_size);
-        let mut tail = vec![0; usize::try_from(end - size).expect("less than a block")];
-        let mut done = 0;
-        while done < tail.len() {
-            let rest = tail.get_mut(done..).unwrap_or_default();
-            let copied = self.mapping().read(size + done as u64, rest);
-            if copied == 0 {
-                self.read_page(PageIndex::containing(size))?;
-            }
-            done += copied;
-        }
-        if !tail.is_empty() && !cfg!(canary = "tail_not_zeroed") {
-            self.copy_in(size, ZERO_BLOCK.get(..tail.len()).unwrap_or(&ZERO_BLOCK), quiet)?;
-        }
-        Ok(tail)
-    }
-
-    /// Puts back what [`InodeIo::cut_last_block`] cut. The page is dirty still, as nothing was written back since.
-    fn restore_last_block(&self, size: u64, tail: &[u8]) {
-        let outcome = self.mapping().write(size, tail, PageIndex(u64::MAX), |newly| {
-            unreachable!("{newly:?} were dirty, and nobody writes them back")
-        });
-        debug_assert_eq!(outcome.needs_read, None, "a dirty page stays");
     }
 
     /// Makes `range` a hole, as far as it is in the file, whose size stays: it reads as zeros, and its whole blocks take no space.
@@ -227,24 +199,6 @@ impl InodeIo {
         });
         drop(DataReservation::from_delalloc(self.store(), Promise::Space, space));
         drop(DataReservation::from_delalloc(self.store(), Promise::InPlace, in_place));
-    }
-
-    /// Before the file grows past its last block to `new_size`: has that block written anew if it is partial, so that what was an inline
-    /// extent becomes an ordinary one, with zeros to its end (as `btrfs_cont_expand`). The bound of the size is raised by that, unless it fails.
-    pub(crate) fn rewrite_last_block(
-        self: &Arc<Self>,
-        old_size: u64,
-        new_size: u64,
-        quiet: Option<&Quiet<'_>>,
-    ) -> StoreResult<()> {
-        let block_end = block_align_up(old_size);
-        if old_size == block_end {
-            return Ok(());
-        }
-        let zeros = usize::try_from(block_end.min(new_size) - old_size).expect("less than a block");
-        self.raise_size_bound(block_end.min(new_size));
-        let zeros = ZERO_BLOCK.get(..zeros).unwrap_or(&ZERO_BLOCK);
-        self.copy_in(old_size, zeros, quiet).inspect_err(|_| self.set_size(old_size))
     }
 
     /// Has the store promise what writing `pages` takes. If there is no data space, but all of them are to be written in place, which takes
