@@ -285,6 +285,63 @@ fn a_sync_at_any_moment_waits_until_all_is_in_the_metadata() {
     }
 }
 
+/// Has another thread wait for the file's writeback, which is about to when this returns. Who listens hears when it is done.
+fn waiting(rig: &Rig) -> mpsc::Receiver<()> {
+    let inode = Arc::clone(&rig.inode);
+    let (say, hear) = mpsc::channel();
+    std::thread::spawn(move || {
+        say.send(()).unwrap();
+        inode.wait_writeback();
+        let _ = say.send(()); // nobody listens any more if it took too long
+    });
+    hear.recv().unwrap();
+    hear
+}
+
+#[test]
+fn a_sync_is_not_kept_busy_by_what_is_sent_after_it() {
+    for moment in MOMENTS.into_iter().skip(1) {
+        let (rig, mut content) = Rig::at(moment);
+        let waiter = waiting(&rig);
+        let mut rounds = 0..1000;
+        loop {
+            // Another page is on its way before those that were are done, so at no moment is there none.
+            let older = rig.hand.0.lock().len();
+            rig.inode.write(content.len() as u64, &[1; PAGE]).unwrap();
+            content.extend([1; PAGE]);
+            writepages(&rig.inode, &WritebackControl::sync_all(), &rig.engine);
+            (0..older).for_each(|_| rig.hand.run(0));
+            while rig.hand.0.lock().len() > 1 {
+                rig.hand.run(1);
+            }
+            assert!(!rig.inode.is_clean());
+            if waiter.recv_timeout(Duration::from_millis(10)).is_ok() {
+                break;
+            }
+            assert_ne!(rounds.next(), None, "{moment:?}: what comes later is waited for (law R5)");
+        }
+        rig.settle(&content);
+    }
+}
+
+#[test]
+fn a_sync_waits_for_what_was_sent_before_it_though_later_writes_are_done_first() {
+    let (rig, mut content) = Rig::at(Moment::Ordered);
+    let waiter = waiting(&rig);
+    rig.inode.write(LEN as u64, &[1; PAGE]).unwrap();
+    content.extend([1; PAGE]);
+    writepages(&rig.inode, &WritebackControl::sync_all(), &rig.engine);
+    for older in [2, 2, 1] {
+        let early = waiter.recv_timeout(Duration::from_millis(20));
+        assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout), "an older write is not done");
+        rig.hand.run(older);
+    }
+    assert!(!rig.inode.is_clean());
+    rig.hand.run_all();
+    waiter.recv_timeout(Duration::from_secs(60)).unwrap();
+    rig.settle(&content);
+}
+
 #[test]
 fn a_reader_at_any_moment_gets_the_newest_and_waits_for_no_writeback() {
     for moment in MOMENTS {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange, block_align_up};
 use cowback_page_cache::{Busy, Charge, Frame, Group, LockedPage, LockedPages, PageOps};
 
+use crate::in_flight::Epoch;
 use crate::inode::InodeIo;
 use crate::ordered::OrderedWrite;
 use crate::pages::extent_clear_unlock_delalloc;
@@ -71,6 +72,8 @@ pub fn find_lock_delalloc_range(
 #[must_use = "a run is resolved, or its pages stay locked"]
 pub struct DelallocRun {
     inode: Arc<InodeIo>,
+    /// In which it was frozen, with what it is a part of.
+    epoch: Epoch,
     /// `None` once resolved.
     parts: Option<RunParts>,
 }
@@ -95,7 +98,7 @@ impl DelallocRun {
     pub fn freeze(inode: &Arc<InodeIo>, locked: LockedPages) -> Self {
         let range = locked.range();
         // Counted before they stop being delalloc: at no moment does the file look clean.
-        inode.queued.add(range.count());
+        let epoch = inode.queued.add(range.count());
         let mut noreserve = 0;
         let (frames, charge) =
             locked.freeze(|pages| noreserve += inode.states.clear_delalloc(pages));
@@ -113,7 +116,7 @@ impl DelallocRun {
         // After the bound: while a write extends the file, or after it has failed to, they differ.
         let settled = inode.size() == file_size;
         let parts = RunParts { locked, frames, reservation, charge, file_size, settled };
-        let run = Self { inode: Arc::clone(inode), parts: Some(parts) };
+        let run = Self { inode: Arc::clone(inode), epoch, parts: Some(parts) };
         let end = PageIndex(block_align_up(file_size) / BLOCK_SIZE);
         assert!(range.end <= end, "{range:?} go to disk of a file that ends before {end:?} (B2)");
         run
@@ -192,6 +195,7 @@ impl DelallocRun {
         let tail_charge = charge.split(tail_pages);
         let part = |locked, frames, reservation, charge| Self {
             inode: Arc::clone(&self.inode),
+            epoch: self.epoch,
             parts: Some(RunParts { locked, frames, reservation, charge, file_size, settled }),
         };
         let tail = part(right, tail_frames, tail_reservation, tail_charge);
@@ -215,18 +219,19 @@ impl DelallocRun {
         let pages = locked.range();
         // R5: the ordered extent is there before the run stops counting as queued.
         if cfg!(canary = "queued_gap") {
-            self.inode.queued.sub(pages.count());
+            self.inode.queued.sub(self.epoch, pages.count());
         }
-        self.inode.ordered.insert(range);
+        self.inode.ordered.insert(range, self.epoch);
         extent_clear_unlock_delalloc(locked, PageOps::SET_ORDERED | PageOps::SET_WRITEBACK);
         reservation.spend();
         if cfg!(canary = "reservation_twice") {
             self.inode.store().release_data(range.len());
         }
         if !cfg!(canary = "queued_gap") {
-            self.inode.queued.sub(pages.count());
+            self.inode.queued.sub(self.epoch, pages.count());
         }
-        OrderedWrite::new(Arc::clone(&self.inode), range, extent, compression, (frames, charge))
+        let inode = Arc::clone(&self.inode);
+        OrderedWrite::new(inode, (range, self.epoch), extent, compression, (frames, charge))
     }
 
     /// The run is the whole file, and `inline` its content: it goes into the file tree.
@@ -248,7 +253,7 @@ impl DelallocRun {
         extent_clear_unlock_delalloc(locked, PageOps::empty());
         reservation.spend();
         charge.written();
-        self.inode.queued.sub(pages.count());
+        self.inode.queued.sub(self.epoch, pages.count());
         None
     }
 
@@ -267,7 +272,7 @@ impl DelallocRun {
         self.inode.record_error(error);
         extent_clear_unlock_delalloc(locked, PageOps::empty());
         drop(charge);
-        self.inode.queued.sub(pages.count());
+        self.inode.queued.sub(self.epoch, pages.count());
     }
 
     fn parts(&self) -> &RunParts {

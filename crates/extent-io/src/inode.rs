@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use cowback_base::sync::atomic::{AtomicU64, Ordering};
-use cowback_base::sync::{Condvar, Mutex, RwLock};
+use cowback_base::sync::{Mutex, RwLock};
 use cowback_base::{BLOCK_SIZE, ByteRange, Ino, PageRange};
 use cowback_page_cache::Mapping;
 
 use crate::backoff::Backoff;
 use crate::error_cursor::ErrorLog;
 use crate::extent_map::ExtentMaps;
+use crate::in_flight::QueuedPages;
 use crate::ordered::OrderedExtents;
 use crate::policy::{DataFlags, FilePolicy};
 use crate::reservation::DataReservation;
@@ -141,14 +142,14 @@ impl InodeIo {
         self.states.delalloc_bytes()
     }
 
-    /// Waits until everything that was taken for writeback is in the running transaction or has failed: first for queued chunks, then
-    /// for ordered extents (law R5).
+    /// Waits until everything that has been taken for writeback so far is in the running transaction or has failed: first for queued chunks,
+    /// then for the ordered extents that there were or that came of these (law R5). What is taken meanwhile is not waited for.
     pub fn wait_writeback(&self) {
-        self.queued.wait_none();
+        let until = self.queued.wait_until_now();
         if cfg!(canary = "wait_stops_at_error") && self.errors.count() > 0 {
             return;
         }
-        self.ordered.wait_all();
+        self.ordered.wait_until(until);
     }
 
     /// Whether nothing of the file is dirty, queued or in flight.
@@ -226,36 +227,3 @@ impl InodeIo {
 /// The page at which the next cyclic writeback of a file begins. What it is in is held by the one `writepages` that works on the file.
 #[derive(Debug, Default)]
 pub(crate) struct WritebackCursor(pub(crate) u64);
-
-/// Pages that were frozen and have neither an ordered extent nor an end yet (law R5's first half).
-#[derive(Debug, Default)]
-pub(crate) struct QueuedPages {
-    pages: Mutex<u64>,
-    none: Condvar,
-}
-
-impl QueuedPages {
-    pub(crate) fn add(&self, pages: u64) {
-        *self.pages.lock() += pages;
-    }
-
-    pub(crate) fn sub(&self, pages: u64) {
-        let mut queued = self.pages.lock();
-        assert!(*queued >= pages, "{pages} pages leave a queue of {queued}", queued = *queued);
-        *queued -= pages;
-        if *queued == 0 {
-            self.none.notify_all();
-        }
-    }
-
-    fn get(&self) -> u64 {
-        *self.pages.lock()
-    }
-
-    fn wait_none(&self) {
-        let mut queued = self.pages.lock();
-        while *queued > 0 {
-            self.none.wait(&mut queued);
-        }
-    }
-}

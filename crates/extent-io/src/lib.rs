@@ -23,6 +23,7 @@ pub mod error_cursor;
 pub mod executor;
 pub mod extent_map;
 pub mod fallocate;
+mod in_flight;
 pub mod inode;
 mod last_block;
 pub mod memory;

@@ -14,6 +14,7 @@ use cowback_base::ByteRange;
 use cowback_base::sync::{Condvar, Mutex};
 use cowback_page_cache::{Charge, Frame, Group, PageOps};
 
+use crate::in_flight::{ByEpoch, Epoch};
 use crate::inode::InodeIo;
 use crate::reservation::{DataReservation, Promise};
 use crate::store::{
@@ -24,7 +25,7 @@ use crate::store::{
 #[derive(Debug, Default)]
 pub struct OrderedExtents {
     table: Mutex<Table>,
-    changed: Condvar,
+    fewer: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -32,11 +33,12 @@ struct Table {
     /// Start to end. They never overlap: a block gets a new extent only once its writeback has ended.
     extents: BTreeMap<u64, u64>,
     /// Extents in the table, and those just removed whose pages are still being released.
-    in_flight: usize,
+    in_flight: ByEpoch,
 }
 
 impl OrderedExtents {
-    pub(crate) fn insert(&self, range: ByteRange) {
+    /// An extent of a run that was frozen in `epoch`.
+    pub(crate) fn insert(&self, range: ByteRange, epoch: Epoch) {
         let mut table = self.table.lock();
         let before = table.extents.range(..range.end).next_back();
         assert!(
@@ -44,7 +46,7 @@ impl OrderedExtents {
             "ordered extents overlap: {range} and one that ends at {before:?}"
         );
         table.extents.insert(range.start, range.end);
-        table.in_flight += 1;
+        table.in_flight.add(epoch, 1);
     }
 
     /// The extent is in the metadata, or has failed; its pages' writeback is about to end.
@@ -54,21 +56,22 @@ impl OrderedExtents {
     }
 
     /// The pages of a removed extent are released.
-    fn released(&self) {
-        self.table.lock().in_flight -= 1;
-        self.changed.notify_all();
+    fn released(&self, epoch: Epoch) {
+        if self.table.lock().in_flight.sub(epoch, 1) {
+            self.fewer.notify_all();
+        }
     }
 
     /// Ordered extents that have not completed.
-    pub fn in_flight(&self) -> usize {
-        self.table.lock().in_flight
+    pub fn in_flight(&self) -> u64 {
+        self.table.lock().in_flight.total()
     }
 
-    /// Waits until no ordered extent is left, whether it succeeded or failed. Those that come while waiting are waited for too.
-    pub fn wait_all(&self) {
+    /// Waits until no ordered extent is left of `epoch` and those before, whether it succeeded or failed. No run of them is queued.
+    pub(crate) fn wait_until(&self, epoch: Epoch) {
         let mut table = self.table.lock();
-        while table.in_flight > 0 {
-            self.changed.wait(&mut table);
+        while table.in_flight.any_until(epoch) {
+            self.fewer.wait(&mut table);
         }
     }
 }
@@ -88,6 +91,8 @@ pub enum Payload {
 pub struct OrderedWrite {
     inode: Arc<InodeIo>,
     range: ByteRange,
+    /// In which its run was frozen.
+    epoch: Epoch,
     kind: OrderedKind,
     compression: Compression,
     /// `None` once completed.
@@ -105,7 +110,7 @@ struct Unwritten {
 impl OrderedWrite {
     pub(crate) fn new(
         inode: Arc<InodeIo>,
-        range: ByteRange,
+        (range, epoch): (ByteRange, Epoch),
         extent: DiskExtent,
         compression: Compression,
         (frames, charge): (Vec<Frame>, Charge),
@@ -114,7 +119,7 @@ impl OrderedWrite {
         let frames = if compression == Compression::None { frames } else { Vec::new() };
         let kind = extent.kind;
         let state = Some(Unwritten { extent, frames, charge });
-        Self { inode, range, kind, compression, state }
+        Self { inode, range, epoch, kind, compression, state }
     }
 
     /// Whom the write is charged to: the owner of the pages when they were frozen. `None` once it is done.
@@ -212,7 +217,7 @@ impl OrderedWrite {
             .mapping()
             .complete(self.range.pages(), PageOps::CLEAR_ORDERED | PageOps::END_WRITEBACK);
         uncharge();
-        self.inode.ordered.released();
+        self.inode.ordered.released(self.epoch);
     }
 }
 
