@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cowback::budget::{Budget, Limits};
 use cowback::device::MemoryDevice;
 use cowback::error::StoreError;
 use cowback::options::CompressionPolicy;
@@ -53,6 +54,45 @@ fn a_writer_whose_cache_is_full_of_what_cannot_be_written_is_told_and_loses_noth
             let mut expected = content[..usize::try_from(taken).unwrap()].to_vec();
             expected.extend_from_slice(b"more");
             assert!(read_all(&volume, "f").unwrap() == expected);
+            drop(file);
+            volume.close().unwrap();
+        });
+    }
+}
+
+/// Law E1: what failed is tried again, but not all of it with every write.
+#[test]
+fn what_cannot_be_written_is_not_tried_again_with_every_write() {
+    const UNWRITTEN: u64 = 14 << 20;
+    for options in both() {
+        must_end("writes that a full disk refuses", move || {
+            // With room for all: nobody has to commit to make some, and is told by that.
+            let device = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new(1 << 30)), 1));
+            // A long way from where flushers run to where writers wait.
+            let limits = Limits { budget: 64 << 20, background: 4 << 20, hard: 40 << 20 };
+            let options = Options { group: Some(Budget::new(limits).root()), ..options };
+            let volume = Volume::create_on(Arc::clone(&device) as _, &options).unwrap();
+            let file = volume.create_file("f").unwrap();
+            device.arm_from_now(Fault::forever(Op::Write, 0, Effect::Enospc));
+            let before = device.count(Op::Write);
+            let content = Rng::new(1).bytes(usize::try_from(UNWRITTEN).unwrap());
+            assert!(volume.latest_write_error().is_none());
+            for (part, at) in content.chunks(64 << 10).zip((0..).step_by(64 << 10)) {
+                file.write_at(at, part).unwrap();
+                // All that was sent has failed by the next write.
+                while volume.stats().in_flight_bytes > 0 {
+                    std::thread::yield_now();
+                }
+            }
+            let tried = device.count(Op::Write) - before;
+            assert!(tried > 0, "nothing was written back");
+            // More than 160 writes come after the first failure.
+            assert!(tried < 80, "{tried} writes were tried");
+            assert!(matches!(volume.latest_write_error(), Some(Error::Store(_))));
+            device.disarm();
+            drop(volume.commit()); // it may tell of a write that failed while it began
+            volume.commit().unwrap();
+            assert!(read_all(&volume, "f").unwrap() == content);
             drop(file);
             volume.close().unwrap();
         });

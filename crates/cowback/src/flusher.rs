@@ -127,7 +127,9 @@ impl Inner {
     /// The cache is full of what cannot be written, or the volume takes no more writes. What was written is in the cache.
     pub(crate) fn balance_dirty_pages(&self, node: &Node, pace: &Pace, bytes: u64) -> Result<()> {
         let mapping = node.io.mapping();
-        if mapping.over_background() {
+        if mapping.over_background()
+            && self.retry.may_start(self.errors.count(), || self.unwritten())
+        {
             mapping.start_writeback();
         }
         if !mapping.must_wait() {
@@ -159,6 +161,7 @@ impl Inner {
     /// Writes back the oldest dirty files of each group that is over its background limit, and of all if the budget is, until half of that
     /// is left. The flush gate is held, so that no commit takes its cut meanwhile.
     pub(crate) fn flush_over_limits(&self, flushing: RwLockReadGuard<'_, ()>) {
+        self.retry.begins(self.errors.count(), self.unwritten());
         self.list_failed();
         let budget = self.cache.budget();
         for group in budget.groups() {
@@ -209,6 +212,12 @@ impl Inner {
         }
     }
 
+    /// Bytes of the volume's files that are not on disk.
+    fn unwritten(&self) -> u64 {
+        let cache = self.cache.stats();
+        (cache.dirty + cache.frozen + cache.writeback) * BLOCK_SIZE
+    }
+
     /// Data whose writeback failed is dirty again without having been listed: lists it.
     fn list_failed(&self) {
         let failures = self.errors.count();
@@ -223,6 +232,7 @@ impl Inner {
 
     /// Writes back every listed node, and those whose writeback failed before.
     pub(crate) fn flush_all<S: DelallocSink>(&self, sink: &S) {
+        self.retry.begins(self.errors.count(), self.unwritten());
         self.list_failed();
         let (mut at, last) = (0, self.dirty.last());
         while let Some((place, node)) = self.dirty.take_next(at, last, |_| true) {

@@ -24,6 +24,7 @@ use crate::flusher::{DirtyList, MetaDirty};
 use crate::metadata::SetAttributes;
 use crate::node::{Closed, Node, NodeTable};
 use crate::path::DirCache;
+use crate::retry::Retry;
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -36,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) meta_dirty: Mutex<MetaDirty>,
     pub(crate) errors: Arc<ErrorLog>,
     pub(crate) failures_seen: AtomicU64,
+    pub(crate) retry: Retry,
     pub(crate) commits: CommitGroup,
     pub(crate) commit_times: CommitTimes,
     pub(crate) flush_gate: RwLock<()>,

@@ -47,6 +47,7 @@ mod node;
 pub mod options;
 mod pace;
 mod path;
+mod retry;
 pub mod stats;
 mod trace;
 mod unnamed;

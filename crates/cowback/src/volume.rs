@@ -138,6 +138,7 @@ impl Volume {
             meta_dirty: Mutex::default(),
             errors: Arc::new(ErrorLog::default()),
             failures_seen: AtomicU64::new(0),
+            retry: Default::default(),
             commits: CommitGroup::default(),
             commit_times: Default::default(),
             flush_gate: RwLock::new(()),
@@ -184,6 +185,14 @@ impl Volume {
     #[must_use]
     pub fn read_only_reason(&self) -> Option<String> {
         self.inner.store.read_only_reason()
+    }
+
+    /// The latest error of writing content of files to the device, if there was one since the volume was opened, whoever has been told of it. What
+    /// failed is dirty and is tried again, so a later write or commit may have been good. It waits for nothing: whoever writes much
+    /// can look after each write, and stop early.
+    #[must_use]
+    pub fn latest_write_error(&self) -> Option<Error> {
+        self.inner.errors.latest().map(Error::Store)
     }
 
     /// Goes on after the volume has turned read-only because of a failure, if its cause is gone: there is space again, the device is back. The
