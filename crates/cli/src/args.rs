@@ -323,7 +323,8 @@ pub(crate) struct LnArgs {
 
 /// Removes files, or with -r directories, of an image
 ///
-/// The root directory itself cannot be removed: `rm -r IMAGE /` removes all that is in it.
+/// The root directory itself cannot be removed: `rm -r IMAGE /` removes all that is in it. Nothing is removed if any path cannot be. On a
+/// full image removals may be committed early, as they need space themselves: if it fails or is stopped, some may have been done.
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
     /// The image, or a block device

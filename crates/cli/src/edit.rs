@@ -1,5 +1,7 @@
-//! Commands that change an image, or make an empty one. Each ends with one commit: whoever is stopped before it has changed nothing.
+//! Commands that change an image, or make an empty one. Each ends with one commit: whoever is stopped before it has changed nothing, as long as
+//! there is space. On a full image what a command has done so far may be committed in the middle of it, as that makes space.
 
+mod beforehand;
 mod put;
 
 use std::path::{Component, Path, PathBuf};
@@ -16,6 +18,7 @@ use crate::size::Size;
 use crate::target::{Target, is_block_device};
 use crate::tour::{Step, Tour, own};
 
+use beforehand::Beforehand;
 pub(crate) use put::put;
 
 pub(crate) fn mkfs(args: &MkfsArgs) -> Outcome<Status> {
@@ -38,12 +41,17 @@ pub(crate) fn mkfs(args: &MkfsArgs) -> Outcome<Status> {
 }
 
 pub(crate) fn mkdir(args: &MkdirArgs) -> Outcome<Status> {
-    changing(&args.image, |volume| {
-        for path in &args.paths {
-            if args.parents { make_dirs(volume, path)? } else { make_dir(volume, path)? }
-        }
-        Ok(())
-    })
+    let volume = engine::open_for_changes(&args.image)?;
+    let mut beforehand = Beforehand::new(&volume, &args.image);
+    for path in &args.paths {
+        if args.parents { beforehand.make_dirs(path)? } else { beforehand.make_dir(path)? }
+    }
+    for path in &args.paths {
+        let made = if args.parents { make_dirs(&volume, path) } else { make_dir(&volume, path) };
+        made.about(&args.image)?;
+    }
+    volume.close().about(&args.image)?;
+    Ok(Status::Done)
 }
 
 fn make_dir(volume: &Volume, path: &Path) -> cowback::Result<()> {
@@ -106,6 +114,10 @@ pub(crate) fn ln(args: &LnArgs) -> Outcome<Status> {
 
 pub(crate) fn rm(args: &RmArgs) -> Outcome<Status> {
     let volume = engine::open_for_changes(&args.image)?;
+    let mut beforehand = Beforehand::new(&volume, &args.image);
+    for path in &args.paths {
+        beforehand.remove(path, args.recursive)?;
+    }
     for path in &args.paths {
         let metadata = volume.metadata(path).about(&args.image)?;
         if metadata.kind == FileType::Dir && args.recursive {
@@ -140,7 +152,7 @@ fn remove_tree(volume: &Volume, path: &Path, image: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Opens an image, changes it, and commits. Nothing is changed if that fails.
+/// Opens an image, changes it in one step, and commits. Nothing is changed if that fails.
 fn changing(image: &Path, change: impl FnOnce(&Volume) -> Result<(), Error>) -> Outcome<Status> {
     let volume = engine::open_for_changes(image)?;
     change(&volume).about(image)?;

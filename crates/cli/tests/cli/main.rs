@@ -11,3 +11,4 @@ mod kept;
 mod messages;
 mod owners;
 mod progress;
+mod tight;
