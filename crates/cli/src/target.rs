@@ -35,6 +35,9 @@ pub(crate) struct Target {
     overwrite: bool,
     /// The file that will be replaced.
     old: Option<fs::Metadata>,
+    /// Keeps writers out of that file: what they committed to it from here on would be lost.
+    #[expect(dead_code, reason = "it is held")]
+    claim: Option<FileDevice>,
     pending: Pending,
 }
 
@@ -62,13 +65,15 @@ impl Target {
         if !parent.is_dir() {
             return Err(io::Error::from(io::ErrorKind::NotADirectory)).about(image);
         }
+        let claim = old.as_ref().map(|_| keep_writers_out(image)).transpose().about(image)?;
         let work = free_name(image).about(image)?;
         let doomed = work.clone();
         let pending = Pending::new(Box::new(move || {
             let _ = fs::remove_file(doomed); // it may not have been made yet
         }));
         let pending = pending.about("signals")?;
-        Ok(Self { image: image.clone(), work, is_device: false, overwrite, old, pending })
+        let claim = claim.flatten();
+        Ok(Self { image: image.clone(), work, is_device: false, overwrite, old, claim, pending })
     }
 
     fn device(image: &Path, overwrite: bool) -> Outcome<Self> {
@@ -84,6 +89,7 @@ impl Target {
             is_device: true,
             overwrite,
             old: None,
+            claim: None,
             pending: pending.about("signals")?,
         })
     }
@@ -96,6 +102,7 @@ impl Target {
             self.pending.replace(Box::new(move || {
                 let _ = wipe(&doomed); // nobody is left to be told
             }));
+            clear_head(&self.work).about(&self.image)?;
         } else if let Some(old) = &self.old {
             // At once: who may not read the old image may not read the new one while it grows.
             fs::set_permissions(&self.work, old.permissions()).about(&self.image)?;
@@ -148,6 +155,14 @@ impl Drop for Target {
     }
 }
 
+/// Claims the image that is to be replaced as a reader does: others may read it on. Nothing if this user may not read it.
+fn keep_writers_out(image: &Path) -> io::Result<Option<FileDevice>> {
+    match FileDevice::open(image, true) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
 /// Whether there is a block device at `image`, or where it leads.
 pub(crate) fn is_block_device(image: &Path) -> bool {
     fs::metadata(image).is_ok_and(|metadata| metadata.file_type().is_block_device())
@@ -195,6 +210,15 @@ fn holds_something(device: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
     File::open(device)?.take(HEAD as u64).read_to_end(&mut head)?;
     Ok(head.iter().any(|byte| *byte != 0))
+}
+
+/// Takes away what other file systems, swap, volume managers or a partition table have before btrfs' first superblock, where btrfs has nothing: with
+/// two signatures on a device, nobody could tell what it holds, and it would not be mounted without being told.
+fn clear_head(device: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(device)?;
+    let before_btrfs = usize::try_from(SUPERBLOCKS[0]).expect("it is 64 KiB");
+    file.write_all_at(&vec![0; before_btrfs], 0)?;
+    file.sync_all()
 }
 
 /// Takes the superblocks off a device, so that nobody mounts half a volume.
@@ -250,6 +274,23 @@ mod tests {
     }
 
     #[test]
+    fn nobody_writes_to_an_image_that_is_being_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("a.img");
+        let writer = Volume::create(&image, &Options::default()).unwrap();
+        let busy = Target::prepare(&image, true).unwrap_err();
+        assert!(busy.line().contains("in use"), "{}", busy.line());
+        writer.close().unwrap();
+        let target = Target::prepare(&image, true).unwrap();
+        let options = |read_only| Options { read_only, ..Options::default() };
+        assert!(Volume::open(&image, &options(false)).is_err());
+        drop(Volume::open(&image, &options(true)).unwrap());
+        target.create(&Options::default()).unwrap().close().unwrap();
+        target.complete().unwrap();
+        Volume::open(&image, &options(false)).unwrap().close().unwrap();
+    }
+
+    #[test]
     fn overwriting_goes_through_symlinks_and_keeps_the_mode() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
@@ -295,6 +336,9 @@ mod tests {
             magic == *b"_BHRfS_M"
         };
         assert!(has_magic());
+        let mut head = vec![7; 64 << 10];
+        File::open(device).unwrap().read_exact(&mut head).unwrap();
+        assert!(head.iter().all(|byte| *byte == 0), "what was there before is not seen any more");
         drop(target);
         assert!(!has_magic());
     }

@@ -13,9 +13,10 @@ mod attrs;
 mod scan;
 mod tree;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -49,9 +50,9 @@ pub(crate) fn run(args: &UnpackArgs) -> Outcome<Status> {
     Ok(Status::failed_if(counts.left_out > 0))
 }
 
-/// The directory to unpack into: a new one, or an empty one.
+/// The directory to unpack into: a new one, which is this user's alone until it gets its mode at the end, or an empty one.
 fn open_dest(dest: &Path) -> Outcome<OwnedFd> {
-    match fs::create_dir(dest) {
+    match DirBuilder::new().mode(0o700).create(dest) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let mut entries = fs::read_dir(dest).about(dest)?;
@@ -122,5 +123,20 @@ impl Report {
             line.push_str(&format!("; {count} {what}"));
         }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_unpacked_is_nobody_elses_until_the_directory_has_its_own_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let dest = dir.path().join("new");
+        drop(open_dest(&dest).unwrap());
+        assert_eq!(fs::metadata(&dest).unwrap().permissions().mode() & 0o7777, 0o700);
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! A file grows and shrinks; a block device has the size it has.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -14,6 +14,9 @@ use super::BlockDevice;
 
 /// Most slices that one vectored write hands to the system (`IOV_MAX` on Linux).
 const MOST_PARTS: usize = 1024;
+
+/// How often a file is opened anew because another one has its name; on a file system whose files have no lasting numbers that is no reason.
+const REPLACED_MAX: usize = 16;
 
 /// An image file or a block device.
 #[derive(Debug)]
@@ -29,16 +32,38 @@ impl FileDevice {
     /// mounted.
     ///
     /// # Errors
-    /// The system's own; [`io::ErrorKind::ResourceBusy`] if somebody else has it open in a way that excludes this one.
+    /// The system's own; [`io::ErrorKind::ResourceBusy`] if somebody else has it open in a way that excludes this one;
+    /// [`io::ErrorKind::InvalidInput`] if it is something else, as a pipe, on which opening might wait for ever.
     pub fn open(path: &Path, read_only: bool) -> io::Result<Self> {
+        for _ in 0..REPLACED_MAX {
+            let device = Self::open_once(path, read_only)?;
+            if device.is_at(path)? {
+                return Ok(device);
+            }
+        }
+        Self::open_once(path, read_only)
+    }
+
+    fn open_once(path: &Path, read_only: bool) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(!read_only);
-        if !read_only && path.metadata()?.file_type().is_block_device() {
+        let kind = path.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_dir() && !kind.is_block_device() {
+            let why = "neither a file nor a block device";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        if !read_only && kind.is_block_device() {
             // For block devices Linux gives this flag, without O_CREAT, the meaning of a claim that mounts respect.
             options.custom_flags(i32::try_from(OFlags::EXCL.bits()).unwrap_or(0));
         }
         let file = options.open(path)?;
         Self::claimed(file, path, read_only)
+    }
+
+    /// Whether `path` still leads here: another file may have been given the name after this one was opened, and before it was locked.
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        Ok(id(self.file.metadata()?) == id(path.metadata()?))
     }
 
     /// Creates a file that did not exist, of no bytes, for this writer alone.
@@ -204,6 +229,31 @@ impl BlockDevice for FileDevice {
 #[cfg(test)]
 mod tests {
     use super::FileDevice;
+
+    #[test]
+    fn a_file_that_lost_its_name_to_another_is_not_the_one_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        drop(FileDevice::create_new(&path).unwrap());
+        let opened = FileDevice::open(&path, false).unwrap();
+        assert!(opened.is_at(&path).unwrap());
+        std::fs::write(dir.path().join("other"), b"other").unwrap();
+        std::fs::rename(dir.path().join("other"), &path).unwrap();
+        assert!(!opened.is_at(&path).unwrap());
+        assert!(FileDevice::open(&path, false).unwrap().is_at(&path).unwrap());
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        for read_only in [true, false] {
+            let error = FileDevice::open(&path, read_only).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        }
+    }
 
     #[test]
     fn a_device_that_is_dropped_is_free_though_a_forked_process_still_holds_the_file() {
