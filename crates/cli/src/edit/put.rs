@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::args::PutArgs;
 use crate::edit::into_dir;
 use crate::failure::{About, Explain, Failure, Outcome, Status, shown};
-use crate::pack::copy::{BUFFER, CopyError, copy};
+use crate::pack::copy::{BUFFER, CopyError, copy, write};
 use crate::pack::entry::TimePolicy;
 use crate::pack::report::stored;
 use crate::progress::Progress;
@@ -94,7 +94,7 @@ impl Put<'_> {
                 self.progress.begin(u64::try_from(stat.st_size).unwrap_or(0));
                 let Self { args, volume, progress, .. } = self;
                 let mut done = 0;
-                let copied = copy(file.as_fd(), stat, target, &mut buffer, |bytes| {
+                let copied = copy(file.as_fd(), stat, volume, target, &mut buffer, |bytes| {
                     done += bytes;
                     progress.show(done, || message(done, volume));
                 });
@@ -120,7 +120,7 @@ impl Put<'_> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error).about(&self.args.file),
             };
-            target.write_at(at, &buffer[..got]).about(&self.args.image)?;
+            write(self.volume, target, at, &buffer[..got]).about(&self.args.image)?;
             at += got as u64;
             self.progress.show(at, || message(at, self.volume));
         }

@@ -258,9 +258,9 @@ impl<'a> Packer<'a> {
             progress.show(counts_now.bytes, || message(counts_now, volume));
         };
         let copied = if stat.st_size > 0 {
-            copy(file.as_fd(), stat, target, buffer, read)
+            copy(file.as_fd(), stat, volume, target, buffer, read)
         } else {
-            copy_unsized(file.as_fd(), stat, target, buffer, read)
+            copy_unsized(file.as_fd(), stat, volume, target, buffer, read)
         };
         let copied = copied.map_err(|error| self.copy_trouble(error))?;
         self.counts.bytes += copied.bytes;

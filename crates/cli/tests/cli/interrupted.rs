@@ -251,3 +251,36 @@ fn a_reader_that_goes_away_is_no_error_message() {
     assert!(!out.status.success());
     assert!(out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
 }
+
+/// Half of the cache may be dirty before a writer is told of an error; it is a quarter from which on anything is written.
+#[test]
+fn put_stops_reading_soon_after_the_file_system_of_the_image_is_full() {
+    let what = "images on a full file system";
+    let place = Place::new();
+    fs::create_dir(place.path("full")).unwrap();
+    // In a name space of its own: nothing has to be undone. Whoever feeds it counts what was taken.
+    let user = if is_root() { "-m" } else { "-rm" };
+    let script = "mount -t tmpfs -o size=8M none \"$2\" || exit 77
+        \"$1\" mkfs \"$2/a.img\" --size 1G -q || exit 78
+        exec \"$1\" put \"$2/a.img\" - x -q -c none --cache 256M";
+    let mut command = Command::new("unshare");
+    command.args([user, "sh", "-c", script, "sh"]);
+    command.arg(program().get_program()).arg(place.path("full"));
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return skipped(what, &error.to_string()),
+    };
+    let mut input = child.stdin.take().unwrap();
+    let part = noise(1, 1 << 20);
+    let taken = (0..400).take_while(|_| input.write_all(&part).is_ok()).count();
+    drop(input);
+    let ran = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    if ran.status.code() == Some(77) || said.starts_with("unshare:") {
+        return skipped(what, &said);
+    }
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    assert!(said.contains("No space left"), "{said}");
+    assert!(taken < 110, "{taken} MiB were read");
+}
