@@ -14,8 +14,8 @@ use cowback_btrfs_disk::superblock::{CompatRo, Superblock};
 use cowback_extent_io::store::StoreResult;
 
 use crate::device::BlockDevice;
-use crate::error::{corrupt, io};
-use crate::open::{FoundSuper, read_superblock};
+use crate::error::io;
+use crate::open::{FoundSuper, check_single, read_superblock};
 
 mod chunks;
 mod csums;
@@ -59,10 +59,7 @@ pub fn check(
     sink: &mut dyn FnMut(Problem),
 ) -> StoreResult<Report> {
     let FoundSuper { superblock: sb, outdated } = read_superblock(device)?;
-    if sb.num_devices != 1 {
-        let why = format_args!("the volume spans {} devices: not supported", sb.num_devices);
-        return Err(corrupt("superblock", sb.bytenr, why));
-    }
+    check_single(&sb)?;
     let len = device.len().map_err(|error| io("size", 0, 0, error))?;
     let mut out = Out::new(sink);
     out.report.generation = sb.generation;

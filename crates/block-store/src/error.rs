@@ -13,6 +13,11 @@ pub(crate) fn corrupt(what: impl Display, at: impl Display, why: impl Display) -
     StoreError::Corrupt { what: what.to_string(), at: at.to_string(), why: why.to_string() }
 }
 
+/// `what` at `at` may be right, and is of a kind that is not supported.
+pub(crate) fn unsupported(what: &'static str, at: u64, why: impl Display) -> StoreError {
+    StoreError::Unsupported { what, at, why: why.to_string() }
+}
+
 /// A structure at `at` did not parse, or could not be laid out.
 pub(crate) fn invalid(at: impl Display, error: &DiskError) -> StoreError {
     let DiskError { structure, field, offset, found, expected } = error;

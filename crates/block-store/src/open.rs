@@ -12,7 +12,7 @@ use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::group::{check_free_extent, parse_free_space_bitmap};
 use cowback_btrfs_disk::items::{BlockGroupFlags, BlockGroupItem, ChunkItem, DevItem, RootItem};
 use cowback_btrfs_disk::superblock::{Incompat, SUPER_LEN, SUPER_OFFSETS, Superblock};
-use cowback_btrfs_disk::{ItemKind, Key, TreeId, objectid};
+use cowback_btrfs_disk::{DiskError, ItemKind, Key, TreeId, objectid};
 use cowback_extent_io::store::{StoreError, StoreResult};
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::commit::{SUPER_COPIES, may_keep_own_copy};
 use crate::device::BlockDevice;
 use crate::disk::Disk;
-use crate::error::{corrupt, invalid, io};
+use crate::error::{corrupt, invalid, io, unsupported};
 use crate::free_space::FreeSpaceChanges;
 use crate::refs::DelayedRefs;
 use crate::space::{Class, Group, GrowPolicy, Space};
@@ -172,6 +172,14 @@ fn read_copy(device: &dyn BlockDevice, offset: u64) -> Copy {
         "csum" | "bytenr" => Copy::Damaged { error: told, told: Some(Superblock::peek(&bytes)) },
         _ => {
             let (fsid, generation) = Superblock::peek(&bytes);
+            let unknown = matches!(error.field, "flags" | "incompat_flags" | "sectorsize");
+            let told = if unknown {
+                let DiskError { field, found, expected, .. } = error;
+                let why = format_args!("{field}: found {found}, expected {expected}");
+                unsupported("superblock", offset, why)
+            } else {
+                told
+            };
             Copy::Refused { fsid, generation, error: told }
         }
     }
@@ -265,19 +273,24 @@ pub(crate) fn open(
     Ok((state, read_only))
 }
 
+/// Fails if the volume has parts on other devices.
+pub(crate) fn check_single(superblock: &Superblock) -> StoreResult<()> {
+    if superblock.num_devices == 1 {
+        return Ok(());
+    }
+    let number = superblock.num_devices;
+    let why = format_args!("the volume spans {number} devices, and only one is supported");
+    Err(unsupported("superblock", superblock.bytenr, why))
+}
+
 /// What the superblock alone tells: errors, and why the volume must not be written.
 fn check_superblock(
     superblock: &Superblock,
     device: &dyn BlockDevice,
     options: &OpenOptions,
 ) -> StoreResult<Option<String>> {
-    let refuse = |why: String| Err(corrupt("superblock", superblock.bytenr, why));
-    if superblock.num_devices != 1 {
-        return refuse(format!(
-            "the volume spans {} devices, and only one is supported",
-            superblock.num_devices
-        ));
-    }
+    check_single(superblock)?;
+    let refuse = |why: String| Err(unsupported("superblock", superblock.bytenr, why));
     if superblock.log_root != 0 {
         return refuse(format!(
             "there is a log tree at {}: an unclean shutdown of the kernel's driver left fsynced \
@@ -288,7 +301,8 @@ fn check_superblock(
     let size = device.len().map_err(|error| io("size", 0, 0, error))?;
     let total = superblock.dev_item.total_bytes;
     if size < total {
-        return refuse(format!("the device is truncated: {size} bytes of {total}"));
+        let why = format_args!("the device is truncated: {size} bytes of {total}");
+        return Err(corrupt("superblock", superblock.bytenr, why));
     }
     if options.read_only {
         return Ok(Some("it was opened read-only".to_owned()));
@@ -307,8 +321,8 @@ fn check_superblock(
 fn chunk_of(logical: u64, item: &ChunkItem, devid: u64) -> StoreResult<Chunk> {
     let profile = item.flags.intersection(BlockGroupFlags::PROFILES);
     if !(profile.is_empty() || profile == BlockGroupFlags::DUP) || Class::of(item.flags).is_none() {
-        let why = format_args!("{:?} is not supported", item.flags);
-        return Err(corrupt("chunk", logical, why));
+        let why = format_args!("its type and profile are {:?}", item.flags);
+        return Err(unsupported("chunk", logical, why));
     }
     if let Some(other) = item.stripes.iter().find(|stripe| stripe.devid != devid) {
         let why = format_args!("it is on device {}, and this is device {devid}", other.devid);

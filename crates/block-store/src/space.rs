@@ -15,7 +15,7 @@ use cowback_extent_io::store::StoreResult;
 
 use crate::chunks::Chunk;
 use crate::disk::Disk;
-use crate::error::{corrupt, io, no_space};
+use crate::error::{corrupt, io, no_space, unsupported};
 use crate::free::FreeExtents;
 
 mod grow;
@@ -202,7 +202,7 @@ impl Space {
         used: u64,
     ) -> StoreResult<()> {
         let class = Class::of(flags).ok_or_else(|| {
-            corrupt("block group", start, format_args!("{flags:?} is not supported"))
+            unsupported("block group", start, format_args!("its type and profile are {flags:?}"))
         })?;
         let supers = self.super_ranges(start);
         let group = Group { start, len, flags, class, used, closed: false, supers };

@@ -28,6 +28,7 @@ const MAGIC: [u8; 8] = *b"_BHRfS_M";
 const FLAG_WRITTEN: u64 = 1;
 const FLAG_RELOC: u64 = 2;
 const FLAG_ERROR: u64 = 4;
+const FLAG_SEEDING: u64 = 1 << 32;
 const SECTOR: u64 = 4096;
 
 bitflags! {
@@ -407,7 +408,8 @@ impl RawHead {
         let (fsid, bytenr, flags) = (r.uuid("fsid")?, r.u64("bytenr")?, r.u64("flags")?);
         if flags & !(FLAG_WRITTEN | FLAG_RELOC | FLAG_ERROR) != 0 {
             let expected = "WRITTEN (0x1), RELOC (0x2), ERROR (0x4)";
-            return Err(r.error("flags", 56, format_args!("{flags:#x}"), expected));
+            let seeding = if flags & FLAG_SEEDING == 0 { "" } else { " (SEEDING: a seed device)" };
+            return Err(r.error("flags", 56, format_args!("{flags:#x}{seeding}"), expected));
         }
         r.take("magic", 8)?;
         let (generation, root) = (r.u64("generation")?, r.u64("root")?);

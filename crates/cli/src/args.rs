@@ -20,7 +20,8 @@ Where files are counted, they are all that is no directory, symlinks and device 
 are hard links. Directories are counted with the root.
 
 Exit status: 0 done; 1 it failed, or `check` found damage; 2 the command line is wrong. Errors are one line on standard \
-error: `cowback: WHAT: WHY`.";
+error: `cowback: WHAT: WHY`. Of damage WHY says `corrupt`; of an image that may be whole, and is of a kind that cowback does not handle, \
+`unsupported`: then it failed, for `check` too.";
 
 /// Real btrfs images, written and read without root and without the kernel.
 #[derive(Debug, Parser)]

@@ -205,6 +205,16 @@ pub enum StoreError {
         /// What was found, and what was expected.
         why: String,
     },
+    /// What is on disk is of a kind that this store does not know, or does not handle. Nothing is known to be damaged.
+    #[error("unsupported: {what} at {at}: {why}")]
+    Unsupported {
+        /// Which structure.
+        what: &'static str,
+        /// Where it is, as in [`StoreError::Corrupt`].
+        at: u64,
+        /// What was found, and what is supported.
+        why: String,
+    },
     /// There are several copies, and none is good: each is damaged, or could not be read.
     #[error("no copy of the {what} at {at} is good: {}", told(copies))]
     NoGoodCopy {

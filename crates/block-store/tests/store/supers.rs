@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{FILE, fixed};
 use cowback_base::Ino;
+use cowback_block_store::check::check;
 use cowback_block_store::{BlockDevice, MemoryDevice, OpenOptions, Store};
+use cowback_btrfs_disk::ChecksumKind;
 use cowback_btrfs_disk::superblock::{Incompat, SUPER_LEN, Superblock};
+use cowback_codec::digest;
 
 const PRIMARY: u64 = 64 << 10;
 const OWN_COPY: u64 = 128 << 10;
@@ -63,6 +66,41 @@ fn the_newest_copy_counts_even_if_it_is_refused() {
     assert!(superblock(&device, OWN_COPY).generation > 0);
     let error = open(&device).unwrap_err();
     assert!(error.contains("unsupported features"), "{error}");
+}
+
+/// Puts `value` over a field of the first superblock, and seals it again.
+fn set_field(device: &MemoryDevice, at: usize, value: u64) {
+    let mut bytes = vec![0; SUPER_LEN];
+    device.read_at(PRIMARY, &mut bytes).unwrap();
+    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    let sum = digest(ChecksumKind::Crc32c, &bytes[32..]);
+    bytes[..4].copy_from_slice(&sum.as_bytes()[..4]);
+    device.write_at(PRIMARY, &bytes).unwrap();
+}
+
+#[test]
+fn what_is_not_supported_is_not_called_corrupt() {
+    let (flags, log_root, num_devices, incompat) = (56, 96, 136, 188);
+    for (at, value, word, refused_by_check) in [
+        (flags, 1 | 1 << 32, "SEEDING: a seed device", true),
+        (num_devices, 2, "spans 2 devices", true),
+        (incompat, 1 << 2, "MIXED_GROUPS", true),
+        (incompat, 1 << 16, "unsupported features", true),
+        (log_root, 1 << 20, "there is a log tree", false),
+    ] {
+        let device = volume(16 << 20);
+        set_field(&device, at, value);
+        let before = device.to_vec();
+        let mut errors = vec![open(&device).unwrap_err()];
+        if refused_by_check {
+            errors.push(check(&*device, false, &mut |_| {}).unwrap_err().to_string());
+        }
+        for error in errors {
+            assert!(error.starts_with("unsupported: superblock at 65536: "), "{error}");
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(device.to_vec() == before);
+    }
 }
 
 #[test]
