@@ -8,6 +8,7 @@ mod invariants;
 mod lies;
 mod odd;
 mod patched;
+mod relocation;
 mod surgeon;
 
 use std::path::Path;
