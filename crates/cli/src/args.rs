@@ -50,10 +50,10 @@ pub(crate) enum Command {
 /// How much of the machine is used.
 #[derive(Debug, Args)]
 pub(crate) struct EngineArgs {
-    /// Worker threads for compression, decompression and IO [default: one for each core]
+    /// Worker threads for compression, decompression and IO; more than there are cores are of no use [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Memory for file content, at least 1M; all of cowback stays within 128 MiB more
+    /// Memory for file content, at least 1M; all of cowback stays within 128 MiB more, and 1 MiB for each thread beyond 32, or 3 with high levels of zstd
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = cache)]
     pub(crate) cache: Size,
 }
@@ -63,6 +63,11 @@ impl Default for EngineArgs {
     fn default() -> Self {
         Self { threads: None, cache: Size(256 << 20) }
     }
+}
+
+fn image_size(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size.0 == 0 { Err("an image has some bytes".to_owned()) } else { Ok(size) }
 }
 
 fn cache(text: &str) -> Result<Size, String> {
@@ -140,8 +145,8 @@ fn label(text: &str) -> Result<String, String> {
 ///
 /// What is mounted inside SOURCE is packed, too, unless --one-file-system is given.
 ///
-/// With SOURCE_DATE_EPOCH and --uuid set, the same tree gives the same image, bit for bit, with any --threads: no time in the image is later than
-/// SOURCE_DATE_EPOCH, and last reads are not kept.
+/// With SOURCE_DATE_EPOCH and --uuid set, the same tree gives the same image, bit for bit, with any --threads and --cache: no time in the image is
+/// later than SOURCE_DATE_EPOCH, and last reads are not kept.
 #[derive(Debug, Args)]
 pub(crate) struct PackArgs {
     /// The directory whose content becomes that of the image's root
@@ -152,7 +157,7 @@ pub(crate) struct PackArgs {
     pub(crate) compress: CompressArgs,
     /// Bytes of the image; with --shrink, the most that it may have [default: as many as the content needs; the file is sparse. A block
     /// device: all of it]
-    #[arg(long)]
+    #[arg(long, value_parser = image_size)]
     pub(crate) size: Option<Size>,
     /// Cut the image to an exact fit, even if --size allows more
     #[arg(long)]
@@ -217,7 +222,7 @@ pub(crate) struct MkfsArgs {
     /// The image to make, or a block device
     pub(crate) image: PathBuf,
     /// Bytes of the image; may be left out only for a block device
-    #[arg(long)]
+    #[arg(long, value_parser = image_size)]
     pub(crate) size: Option<Size>,
     #[command(flatten)]
     pub(crate) format: FormatArgs,
@@ -412,6 +417,8 @@ mod tests {
             ("cowback pack", "<SOURCE>"),
             ("cowback pack a b --sise 3", "--sise"),
             ("cowback pack a b --size 3X", "3X"),
+            ("cowback pack a b --size 0", "some bytes"),
+            ("cowback mkfs b --size 0K", "some bytes"),
             ("cowback pack a b -c zstd:16", "zstd:16"),
             ("cowback pack a b -c gzip", "gzip"),
             ("cowback pack a b --csum md5", "md5"),

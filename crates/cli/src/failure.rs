@@ -153,11 +153,13 @@ pub(crate) fn readable(bytes: &[u8]) -> String {
     }
 }
 
-/// `text` with control characters escaped.
+/// `text` with what a terminal obeys escaped: control characters, ends of lines and paragraphs, and what turns the direction of writing, so that a
+/// name would look like another one.
 pub(crate) fn plain(text: impl Display) -> String {
+    let turns = |c| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut line = String::new();
     for c in text.to_string().chars() {
-        if c.is_control() {
+        if c.is_control() || turns(c) {
             line.extend(c.escape_default());
         } else {
             let _ = line.write_char(c);
@@ -174,6 +176,12 @@ mod tests {
     fn a_failure_is_one_line_whatever_it_names() {
         let failure = Failure::new(shown(OsStr::from_bytes(b"a\nb\xff")), "two\nlines\x1b[1m");
         assert_eq!(failure.line(), "cowback: a\\nb\\xff: two\\nlines\\u{1b}[1m");
+    }
+
+    #[test]
+    fn what_turns_the_direction_of_writing_is_shown_and_not_obeyed() {
+        assert_eq!(plain("gpj.\u{202e}exe\u{2028}\u{2066}"), "gpj.\\u{202e}exe\\u{2028}\\u{2066}");
+        assert_eq!(plain("\u{5d0}\u{fc}\u{2018}"), "\u{5d0}\u{fc}\u{2018}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::InfoArgs;
 use crate::engine;
-use crate::failure::{Failure, Outcome, Status, in_volume, readable, shown};
+use crate::failure::{Failure, Outcome, Status, in_volume, plain, readable, shown};
 use crate::output;
 use crate::progress::{dirs_of, files_of};
 use crate::size::{Size, ratio};
@@ -145,7 +145,8 @@ impl Count {
         let bytes_stored = sum(|codec| codec.bytes_stored);
         Info {
             uuid: volume.uuid().to_string(),
-            label: readable(&volume.label()),
+            // As it is, where that can be told; what is for people is made plain later.
+            label: String::from_utf8(volume.label()).unwrap_or_else(|_| readable(&volume.label())),
             size: store.total_bytes,
             used: store.bytes_used,
             data_allocated: store.data.total,
@@ -172,7 +173,7 @@ impl Info {
     fn text(&self) -> String {
         let mut lines = vec![
             format!("uuid        {}", self.uuid),
-            format!("label       {}", self.label),
+            format!("label       {}", plain(&self.label)),
             format!("size        {} ({} bytes)", Size(self.size), self.size),
             format!("used        {} ({} bytes)", Size(self.used), self.used),
             format!("data        {} allocated", Size(self.data_allocated)),
