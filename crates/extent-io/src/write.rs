@@ -90,8 +90,9 @@ impl InodeIo {
         // No writeback begins while this lasts, and what had begun ends: what is cut off is in the trees, or dirty, and nowhere between.
         let quiet = (!cfg!(canary = "beyond_eof")).then(|| self.keep_writeback_out());
         let tail = match self.cut_last_block(size, old_size, quiet.as_ref()) {
-            Err(StoreError::NoSpace { .. }) if self.may_keep_tail(size)? => Vec::new(),
-            tail => tail?,
+            // It stays on disk, then, and goes from the cache once nothing can fail any more.
+            Err(StoreError::NoSpace { .. }) if self.may_keep_tail(size)? => None,
+            tail => Some(tail?),
         };
         let block_end = block_align_up(size);
         let cut = ByteRange::new(block_end, u64::MAX);
@@ -102,11 +103,15 @@ impl InodeIo {
             dropped
         };
         if let Err(error) = dropped {
-            self.restore_last_block(size, &tail);
+            if let Some(tail) = &tail {
+                self.restore_last_block(size, tail);
+            }
             return Err(error);
         }
         self.set_size(size);
-        self.mapping().zero_tail(size);
+        if tail.is_none() {
+            self.mapping().zero_tail(size);
+        }
         self.drop_beyond(size);
         Ok(())
     }
