@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cowback::device::{BlockDevice, MemoryDevice};
 use cowback::options::ExtentSize;
-use cowback::{FilePolicy, Options, Volume};
+use cowback::{FilePolicy, Options, Stats, Volume};
 use cowback_tests::read_all;
 
 fn options() -> Options {
@@ -127,6 +127,25 @@ fn files_that_come_and_go_leave_nothing_in_memory() {
     }
     let stats = volume.stats();
     assert_eq!((stats.cached_bytes, stats.cache.leaves), (0, 0), "{stats:?}");
+    volume.close().unwrap();
+}
+
+#[test]
+fn closed_files_that_were_written_back_one_by_one_need_no_commit_to_leave_memory() {
+    // Neither the cache nor the volume is full, which would have all written, or commit.
+    let device = Arc::new(MemoryDevice::new(256 << 20));
+    let options = Options { cache_bytes: 256 << 20, ..options() };
+    let volume = Volume::create_on(device, &options).unwrap();
+    for number in 0..3000 {
+        let file = volume.create_file(format!("small{number}")).unwrap();
+        file.write_at(0, &[1; 5000]).unwrap();
+        file.start_writeback();
+        assert_eq!(file.data_ranges().unwrap(), [0..5000], "which waits for its place");
+    }
+    // Some are kept for who opens them again.
+    let Stats { cache, commits, .. } = volume.stats();
+    assert!((1..1500).contains(&cache.leaves), "{} files of 3000 are in memory", cache.leaves);
+    assert_eq!(commits.count, 0);
     volume.close().unwrap();
 }
 

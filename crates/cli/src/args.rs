@@ -145,8 +145,8 @@ fn label(text: &str) -> Result<String, String> {
 ///
 /// What is mounted inside SOURCE is packed, too, unless --one-file-system is given.
 ///
-/// With SOURCE_DATE_EPOCH and --uuid set, the same tree gives the same image, bit for bit, with any --threads. With another --cache, files may lie in
-/// another order in it. No time in the image is later than SOURCE_DATE_EPOCH, and last reads are not kept.
+/// With SOURCE_DATE_EPOCH and --uuid set, the same tree gives the same image, bit for bit, with any --threads and --cache, but for a --cache below 64M
+/// with --compress none, which cuts content into more extents. No time in the image is later than SOURCE_DATE_EPOCH, and last reads are not kept.
 #[derive(Debug, Args)]
 pub(crate) struct PackArgs {
     /// The directory whose content becomes that of the image's root

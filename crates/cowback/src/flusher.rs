@@ -64,8 +64,8 @@ impl DirtyList {
         }
     }
 
-    /// The node has nothing to be written any more.
-    pub(crate) fn remove(&self, node: &Node) {
+    /// Takes a node off the list. Who does looks at its pages after that, or has thrown them away: a write that comes now lists it again.
+    pub(crate) fn take(&self, node: &Node) {
         let mut listed = self.nodes.lock();
         let place = node.listed.swap(0, Ordering::AcqRel);
         listed.nodes.remove(&place);
@@ -241,8 +241,10 @@ impl Inner {
         }
     }
 
-    /// Sends the dirty pages of one file on their way, and remembers it if its attributes are to be written.
+    /// Sends the dirty pages of one file on their way, and remembers it if its attributes are to be written. The flush gate is held, so that no
+    /// commit misses on its list what is being sent here.
     pub(crate) fn write_back(&self, node: &Arc<Node>) {
+        self.dirty.take(node);
         self.write_back_to(node, &WritebackControl::sync_all(), &self.engine);
     }
 

@@ -135,7 +135,7 @@ impl Inner {
         node.io.discard();
         node.attrs.forget();
         self.meta_dirty.lock().remove(&node.io.ino());
-        self.dirty.remove(node);
+        self.dirty.take(node);
         self.evict(node.io.ino());
     }
 

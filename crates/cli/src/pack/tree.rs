@@ -263,6 +263,8 @@ impl<'a> Packer<'a> {
             copy_unsized(file.as_fd(), stat, volume, target, buffer, read)
         };
         let copied = copied.map_err(|error| self.copy_trouble(error))?;
+        // Now, and not when the cache has no room: so content is in the order of the tree, however large the cache, and no worker waits for it.
+        target.start_writeback();
         self.counts.bytes += copied.bytes;
         if copied.changed {
             self.warn("changed while it was read; stored as it was read");

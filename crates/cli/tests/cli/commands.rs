@@ -50,20 +50,30 @@ fn every_codec_and_checksum_gives_the_tree_back() {
 }
 
 #[test]
-fn the_same_tree_gives_the_same_image_with_any_threads() {
+fn the_same_tree_gives_the_same_image_with_any_threads_and_cache() {
     let place = Place::new();
     make_tree(&place.path("src"));
-    let pack = |name: &str, threads: &str| {
-        let args =
-            ["pack", &place.arg("src"), &place.arg(name), "--uuid", UUID, "--threads", threads];
-        let out =
-            crate::common::program().args(args).env("SOURCE_DATE_EPOCH", "1500000000").output();
+    // With a cache of 128 MiB, there is too much when the second is being written, and much of the first has not been sent.
+    for (number, mib) in [28, 10, 3].into_iter().enumerate() {
+        let content = cowback_testkit::random::Rng::new(number as u64).bytes(mib << 20);
+        fs::write(place.path("src").join(format!("large{number}")), content).unwrap();
+    }
+    let pack = |name: &str, threads: &str, cache: &str| {
+        let mut program = crate::common::program();
+        program.args(["pack", &place.arg("src"), &place.arg(name), "--uuid", UUID]);
+        program.args(["--threads", threads, "--cache", cache]);
+        let out = program.env("SOURCE_DATE_EPOCH", "1500000000").output();
         assert!(out.unwrap().status.success());
         fs::read(place.path(name)).unwrap()
     };
-    let one = pack("one.img", "1");
+    let one = pack("one.img", "1", "256M");
     for threads in ["1", "2", "8"] {
-        assert!(pack(&format!("{threads}.img"), threads) == one, "{threads} threads");
+        assert!(pack("other.img", threads, "256M") == one, "{threads} threads");
+        fs::remove_file(place.path("other.img")).unwrap();
+    }
+    for cache in ["1M", "16M", "128M"] {
+        assert!(pack("other.img", "2", cache) == one, "a cache of {cache}");
+        fs::remove_file(place.path("other.img")).unwrap();
     }
     // No time is later than the one that was set.
     let list = cowback(&["ls", "-lR", &place.arg("one.img")]).ok();
