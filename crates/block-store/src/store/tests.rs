@@ -18,6 +18,7 @@ use cowback_extent_io::store::{ExtentStore, PreallocMode};
 
 mod bitmaps;
 mod last_chunk;
+mod stop;
 
 const FILE: NewInode = NewInode { mode: 0o100_644, uid: 0, gid: 0, rdev: 0, flags: 0 };
 

@@ -11,6 +11,7 @@ use cowback_block_store::{BlockDevice, Fit, MemoryDevice, Store};
 use cowback_extent_io::store::{
     Compression, ExtentStore, FinishedExtent, InPlace, OrderedKind, PreallocMode, StoreError,
 };
+use cowback_testkit::faulty::{Effect, Fault, FaultDevice, Op};
 
 const B: u64 = BLOCK_SIZE;
 const NOCOW: NewInode = NewInode { flags: NODATACOW | NODATASUM, ..FILE };
@@ -257,4 +258,31 @@ fn a_shrunk_volume_keeps_what_is_preallocated() {
     content[1 << 20..2 << 20].fill(9);
     content[2 << 20..].fill(11);
     assert!(read(&store, ino) == content);
+}
+
+#[test]
+fn an_overwrite_that_failed_is_not_what_a_failed_flush_has_lost() {
+    let memory = Arc::new(MemoryDevice::new(0));
+    let device = Arc::new(FaultDevice::new(memory, 7));
+    let store = Store::format(Arc::clone(&device) as _, &fixed(64 << 20)).unwrap();
+    let (ino, _) = store.create(Ino::ROOT, b"f", &NOCOW).unwrap();
+    set_size(&store, ino, 8 * B);
+    store.prealloc_extents(ino, blocks(0, 8), PreallocMode::Keep).unwrap();
+    overwrite(&store, ino, blocks(0, 8), 1);
+    store.commit().unwrap();
+    overwrite(&store, ino, blocks(0, 8), 2);
+    // Half of it is there, which is neither what was written before nor now. Who wrote it keeps it, and was told.
+    device.arm_from_now(Fault::once(Op::Write, 0, Effect::Short));
+    let extent = store.claim_in_place(ino, blocks(2, 6)).unwrap().extent.unwrap();
+    assert!(store.write_extent(extent, &[&[3; 4 * 4096]]).is_err());
+    device.arm_from_now(Fault::once(Op::Flush, 0, Effect::Eio));
+    assert!(store.sync_in_place(ino, 8 * B).is_err());
+    device.disarm();
+    store.try_resume().unwrap();
+    overwrite(&store, ino, blocks(2, 6), 3);
+    assert!(store.sync_in_place(ino, 8 * B).unwrap());
+    let content = read(&store, ino);
+    let expected = [2, 2, 3, 3, 3, 3, 2, 2].map(|byte| [byte; 4096]).concat();
+    assert!(content == expected);
+    store.check(true, &mut |problem| panic!("{problem}")).unwrap();
 }

@@ -403,6 +403,14 @@ fn an_item_of_colliding_names_has_an_end() {
     };
     assert_eq!(errno(error), "EOVERFLOW");
     assert_eq!(count, (4096 - 126) / (30 + 204));
+    // Neither can a name move there, and it stays where it is; but one can take another's place.
+    let hot = |n: &str| forge(format!("{n:0>200}").as_bytes(), name_hash(b"hot"));
+    make(&mut mock, ROOT, b"cold", &FILE);
+    let before = mock.items.clone();
+    let moved = rename(&mut mock, FS, (ROOT, b"cold"), (ROOT, &hot("x")), RenameMode::Replace);
+    assert_eq!(errno(moved.unwrap_err()), "EOVERFLOW");
+    assert!(mock.items == before);
+    rename(&mut mock, FS, (ROOT, b"cold"), (ROOT, &hot("0")), RenameMode::Replace).unwrap();
     mock.check();
 }
 

@@ -215,3 +215,16 @@ fn what_is_not_preallocated_there_is_not_taken_for_written() {
         assert!(mark_written(&mut mock, FS, ino, range, Bytenr(bytenr)).is_err());
     }
 }
+
+#[test]
+fn checksums_that_others_left_behind_go_when_their_place_is_preallocated() {
+    let mut mock = Mock::new();
+    let ino = make(&mut mock, Ino::ROOT, b"log", &FILE);
+    let place = |start: u64, end: u64| ByteRange::new((1 << 30) + start * B, (1 << 30) + end * B);
+    let sums = vec![5; 12 * mock.checksum().size()];
+    csums::replace(&mut mock, place(0, 12), &sums).unwrap();
+    insert(&mut mock, FS, ino, &[(0, place(2, 10))]).unwrap();
+    let has_any = |range| csums::has_any(&mock, range).unwrap();
+    assert!(!has_any(place(2, 10)), "it could never be written in place");
+    assert!(has_any(place(1, 2)) && has_any(place(10, 11)), "those of others stay");
+}
