@@ -6,6 +6,7 @@ mod prealloc {
     mod crash;
     mod faults;
     mod full;
+    mod inline;
     mod kernel;
     mod nocow;
     mod random;

@@ -197,6 +197,32 @@ fn each_128_kib_is_decided_by_itself() {
 }
 
 #[test]
+fn what_others_left_behind_the_end_of_a_file_is_not_seen() {
+    for policy in ["none", "zstd"] {
+        let rig = Rig::new(policy, 1);
+        let content = vec![7; 3 * 4096];
+        rig.inode.write(0, &content).unwrap();
+        rig.expect_on_disk(&content);
+        // As a driver may leave it that cuts a file without writing its last block anew.
+        let (size, store) = (4096 + 100, Arc::clone(&rig.store) as _);
+        let mapping = rig.cache.mapping(INO.0 + 1);
+        let inode = InodeIo::new(INO, size, mapping, store, Arc::default());
+        let frame = inode.read_frame(PageIndex(1)).unwrap();
+        assert!(frame.bytes()[..] == [vec![7; 100], vec![0; 3996]].concat(), "{policy}");
+        inode.mapping().drop_clean(PageRange::new(PageIndex(0), PageIndex(3)));
+        inode.truncate(3 * 4096).unwrap();
+        let mut bytes = vec![0xAA; 3 * 4096];
+        inode.read(0, &mut bytes, &Readahead::default(), &Inline).unwrap();
+        let size = usize::try_from(size).unwrap();
+        assert!(
+            bytes[..size] == content[..size] && bytes[size..8192].iter().all(|b| *b == 0),
+            "{policy}"
+        );
+        inode.discard();
+    }
+}
+
+#[test]
 fn a_small_file_is_inline_and_grows_out_of_it() {
     let rig = Rig::new("zstd:3", 2);
     rig.inode.write(0, &noise(2048, 3)).unwrap();
