@@ -150,6 +150,28 @@ fn closed_files_that_were_written_back_one_by_one_need_no_commit_to_leave_memory
 }
 
 #[test]
+fn files_that_are_opened_again_and_again_stay_in_memory() {
+    let (_, volume) = volume();
+    for name in ["a", "b"] {
+        volume.create_file(name).unwrap().write_at(0, &[7; 100_000]).unwrap();
+    }
+    volume.commit().unwrap();
+    // More often than closed files are kept.
+    for _ in 0..3000 {
+        for name in ["a", "b"] {
+            let file = volume.open_file(name).unwrap();
+            assert_eq!(file.read_at(50_000, &mut [0; 100]).unwrap(), 100);
+        }
+    }
+    volume.commit().unwrap();
+    assert_eq!(volume.stats().cache.misses, 0, "what was written is there still");
+    // One that is replaced is forgotten, however often it was open.
+    volume.rename("a", "b").unwrap();
+    assert_eq!(volume.stats().cache.leaves, 1);
+    volume.close().unwrap();
+}
+
+#[test]
 fn a_handle_of_a_volume_that_is_gone_changes_nothing() {
     let (device, volume) = volume();
     let file = volume.create_file("f").unwrap();

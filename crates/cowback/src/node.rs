@@ -1,12 +1,12 @@
 //! The files that the volume knows in memory: open, dirty, or closed not long ago.
 //!
-//! A node's pages live as long as the node. A node whose last handle is closed stays for a while, so that its pages are there when it is
-//! opened again; it goes, oldest first, once it is clean and too many wait.
+//! A node's pages live as long as the node. A node whose last handle is closed stands in a line for a while, so that its pages are there when it
+//! is opened again; it goes, oldest first, once it is clean and too many wait.
 //!
 //! Lock order: the table's mutex is taken alone, or around a node's attributes; no IO happens under it but the lookup of an inode. The one for links is
 //! taken with none of these held, and around the store's.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cowback_base::Ino;
@@ -48,6 +48,8 @@ pub(crate) struct Node {
 struct Handles {
     count: usize,
     names: Names,
+    /// Its place in the line of closed nodes, if it stands in it: as long as there is no handle.
+    closed_at: Option<u64>,
 }
 
 /// Whether a file can be found again when its last handle is closed. It only goes on in this order: a file whose last name was removed gets none
@@ -125,8 +127,9 @@ pub(crate) struct NodeTable {
 #[derive(Debug, Default)]
 struct Table {
     nodes: HashMap<Ino, Arc<Node>>,
-    /// Nodes without handles, in the order of closing.
-    closed: VecDeque<Ino>,
+    /// Nodes without handles by their places, in the order of closing.
+    closed: BTreeMap<u64, Ino>,
+    last_place: u64,
 }
 
 impl NodeTable {
@@ -149,6 +152,7 @@ impl NodeTable {
         if handles.count == 0 {
             // What handles had set ended with the last of them.
             node.reset_policy();
+            table.leave_line(&mut handles);
         }
         handles.count += 1;
         drop(handles);
@@ -176,8 +180,10 @@ impl NodeTable {
                 return Closed::Evict;
             }
         }
-        table.closed.push_back(ino);
-        table.trim();
+        table.stand_in_line(node);
+        let gone = table.trim();
+        drop(table);
+        drop(gone);
         Closed::Kept
     }
 
@@ -194,6 +200,7 @@ impl NodeTable {
         let open = {
             let mut handles = node.handles.lock();
             handles.names = Names::Gone;
+            table.leave_line(&mut handles);
             handles.count > 0
         };
         if !open {
@@ -222,7 +229,8 @@ impl NodeTable {
 
     /// Forgets what was closed and is clean now, as after a commit.
     pub(crate) fn sweep(&self) {
-        self.table.lock().sweep();
+        let gone = self.table.lock().sweep();
+        drop(gone);
     }
 
     /// Every node.
@@ -231,39 +239,50 @@ impl NodeTable {
     }
 }
 
+// What goes is given back, to be dropped when the table is free again: all the pages go with it.
 impl Table {
-    /// Lets the nodes go that were closed first, as far as they are clean: the one closed first is written back first.
-    fn trim(&mut self) {
-        for _ in 0..self.closed.len().saturating_sub(CLOSED_MAX).min(TRIM_STEP) {
-            let Some(ino) = self.closed.front() else { return };
-            if let Some(node) = self.nodes.get(ino)
-                && node.handles.lock().count == 0
-            {
-                if !node.may_go() {
-                    return;
-                }
-                self.nodes.remove(ino);
-            }
-            self.closed.pop_front();
+    /// The node's last handle was closed.
+    fn stand_in_line(&mut self, node: &Node) {
+        self.last_place += 1;
+        self.closed.insert(self.last_place, node.io.ino());
+        node.handles.lock().closed_at = Some(self.last_place);
+    }
+
+    /// The node with these handles is opened again, or loses its last name.
+    fn leave_line(&mut self, handles: &mut Handles) {
+        if let Some(place) = handles.closed_at.take() {
+            self.closed.remove(&place);
         }
     }
 
-    /// Lets all closed nodes go that are clean, but the last ones.
-    fn sweep(&mut self) {
-        let most = self.closed.len().saturating_sub(CLOSED_MAX);
-        let (nodes, mut seen) = (&mut self.nodes, 0);
-        self.closed.retain(|ino| {
-            seen += 1;
-            let Some(node) = nodes.get(ino) else { return false };
-            if node.handles.lock().count > 0 {
-                return false; // opened again: its next closing queues it again
+    /// Lets nodes go that were closed first, as far as they are clean: the one closed first is written back first.
+    #[must_use]
+    fn trim(&mut self) -> Vec<Arc<Node>> {
+        let mut gone = Vec::new();
+        for _ in 0..self.closed.len().saturating_sub(CLOSED_MAX).min(TRIM_STEP) {
+            let Some(first) = self.closed.first_entry() else { break };
+            if !self.nodes.get(first.get()).is_none_or(Node::may_go) {
+                break;
             }
-            let goes = seen <= most && node.may_go();
+            gone.extend(self.nodes.remove(&first.remove()));
+        }
+        gone
+    }
+
+    /// Lets all closed nodes go that are clean, but the last ones.
+    #[must_use]
+    fn sweep(&mut self) -> Vec<Arc<Node>> {
+        let most = self.closed.len().saturating_sub(CLOSED_MAX);
+        let (nodes, mut seen, mut gone) = (&mut self.nodes, 0, Vec::new());
+        self.closed.retain(|_, ino| {
+            seen += 1;
+            let goes = seen <= most && nodes.get(ino).is_none_or(Node::may_go);
             if goes {
-                nodes.remove(ino);
+                gone.extend(nodes.remove(ino));
             }
             !goes
         });
+        gone
     }
 }
 
