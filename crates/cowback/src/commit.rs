@@ -16,7 +16,7 @@ use cowback_base::sync::atomic::Ordering;
 use cowback_block_store::Store;
 use cowback_block_store::namespace::NamespaceError;
 use cowback_extent_io::{StoreError, StoreResult};
-use cowback_page_cache::Group;
+use cowback_page_cache::DirtyLimit;
 
 use crate::attrs::Newer;
 use crate::error::{Error, Result};
@@ -55,8 +55,7 @@ struct WakeWriters<'a>(&'a Inner);
 impl Drop for WakeWriters<'_> {
     fn drop(&mut self) {
         let cache = &self.0.cache;
-        let budget = cache.budget();
-        if budget.over_background() || budget.groups().iter().any(Group::over_background) {
+        if cache.dirty_limits().iter().any(DirtyLimit::is_over) {
             cache.start_flusher();
         }
         cache.wake_throttled();

@@ -19,7 +19,7 @@ use cowback_base::sync::{Mutex, RwLockReadGuard};
 use cowback_base::{BLOCK_SIZE, Ino};
 use cowback_extent_io::writepages::RUN_PAGES_MAX;
 use cowback_extent_io::{DelallocRun, DelallocSink, WritebackControl, writepages};
-use cowback_page_cache::Flusher;
+use cowback_page_cache::{DirtyLimit, Flusher};
 
 use crate::error::{Error, Result};
 use crate::inner::Inner;
@@ -163,33 +163,30 @@ impl Inner {
     pub(crate) fn flush_over_limits(&self, flushing: RwLockReadGuard<'_, ()>) {
         self.retry.begins(self.errors.count(), self.unwritten());
         self.list_failed();
-        let budget = self.cache.budget();
-        for group in budget.groups() {
-            if group.over_background() {
-                let target = group.limits().background / 2;
-                let left = || group.dirty_bytes();
-                self.flush_below(target, left, |node| node.io.mapping().belongs_to(&group));
+        let limits = self.cache.dirty_limits();
+        for limit in &limits {
+            if limit.is_over() {
+                self.flush_below(limit);
             }
         }
-        if budget.over_background() {
-            self.flush_below(budget.limits().background / 2, || budget.dirty_bytes(), |_| true);
-        }
-        budget.note_relief();
+        limits.iter().for_each(DirtyLimit::note_relief);
         drop(flushing);
     }
 
-    /// Writes back those listed nodes that are `wanted`, in turns, until what is `left` is below `target` bytes, or as much was written as was
-    /// left: what fails is dirty again.
+    /// Writes back the listed nodes that count for `limit`, in turns, until enough of what is dirty is, or as much was written as was dirty: what
+    /// fails is dirty again.
     ///
     /// The background thread passes by what it would have to wait for, as others may be ready; only if nobody is does it wait.
-    fn flush_below(&self, target: u64, left: impl Fn() -> u64, wanted: impl Fn(&Node) -> bool) {
+    fn flush_below(&self, limit: &DirtyLimit<'_>) {
+        let target = limit.enough_below();
+        let wanted = |node: &Node| limit.covers(node.io.mapping());
         let _span = trace::flush(target);
         let passes_by = self.background.is_some();
-        let most = left() / BLOCK_SIZE;
+        let most = limit.dirty_bytes() / BLOCK_SIZE;
         // Rounds of the line in which nothing was sent, and where the present one ends.
         let (mut sent, mut at, mut idle, mut round) = (0, 0, 0, self.dirty.last());
-        while left() >= target && sent < most {
-            let Some((place, node)) = self.dirty.take_next(at, u64::MAX, &wanted) else { return };
+        while limit.dirty_bytes() >= target && sent < most {
+            let Some((place, node)) = self.dirty.take_next(at, u64::MAX, wanted) else { return };
             at = place;
             if place > round {
                 (idle, round) = (idle + 1, self.dirty.last());

@@ -9,21 +9,19 @@
 //! * **Unwritten content.** At the hard limit writers wait in one line. A part of the limit is set aside, though: a group that has
 //!   little unwritten content ([`Shared::reserve`]) goes on. So the budget may be exceeded by a half, and nobody is held up
 //!   by what others do until he runs ahead of the disk himself.
-//! * **What cannot be written** because its volume fails or has ended lets that volume's own writers wait at the hard limits, and no others. It still
-//!   counts for when flushers start, and for the pauses on the way to those limits.
+//! * **What cannot be written** because its volume fails or has ended is that volume's own affair: see [`crate::level`].
 
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use cowback_base::BLOCK_SIZE;
-use cowback_base::sync::atomic::{AtomicU64, Ordering};
+use cowback_base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use cowback_base::sync::{ArcSwap, Mutex};
 
 use crate::cache::PageCache;
-use crate::dirty::Throttle;
-use crate::group::{Counts, Group, GroupState, Share, Tallies};
-use crate::limits::{CacheLimits, Limits};
+use crate::group::{Group, GroupState};
+use crate::level::Level;
+use crate::limits::CacheLimits;
 use crate::pool::FramePool;
 use crate::reclaim::shrink;
 
@@ -45,15 +43,12 @@ pub struct Budget(pub(crate) Arc<Shared>);
 /// What the caches and groups of a budget share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) limits: Limits,
-    pub(crate) counts: Counts,
-    pub(crate) throttle: Throttle,
-    /// Of all groups and caches.
-    pub(crate) tallies: Tallies,
+    pub(crate) level: Level,
+    /// Whether any cache ever could not write.
+    pub(crate) any_stuck: Arc<AtomicBool>,
     /// Writes that failed, in whichever cache.
     pub(crate) failures: AtomicU64,
     pub(crate) pool: FramePool,
-    pub(crate) born: Instant,
     serial: AtomicU64,
     /// All groups, and the root group: that may be gone when nobody uses it, and comes again.
     groups: ArcSwap<Vec<Weak<GroupState>>>,
@@ -69,13 +64,10 @@ impl Budget {
     #[must_use]
     pub fn new(limits: CacheLimits) -> Self {
         Self(Arc::new(Shared {
-            limits: Limits::new(limits),
-            counts: Counts::default(),
-            throttle: Throttle::default(),
-            tallies: Tallies::default(),
+            level: Level::new(limits),
+            any_stuck: Arc::default(),
             failures: AtomicU64::new(0),
             pool: FramePool::for_budget(limits.budget),
-            born: Instant::now(),
             serial: AtomicU64::new(0),
             groups: ArcSwap::new(Arc::default()),
             root: Mutex::default(),
@@ -113,16 +105,17 @@ impl Budget {
     /// The limits in force.
     #[must_use]
     pub fn limits(&self) -> CacheLimits {
-        self.0.limits.get()
+        self.0.level.limits.get()
     }
 
-    /// Sets other limits. Clean pages that are too many now go at once; what is dirty is written back by who writes next, or flushes.
+    /// Sets other limits. Clean pages that are too many now go at once; if there is more dirty than they allow, writeback starts now:
+    /// for a volume without a thread of its own, by this call.
     pub fn set_limits(&self, limits: CacheLimits) {
-        self.0.limits.set(limits);
+        self.0.level.limits.set(limits);
         for group in self.0.groups() {
             group.fit_reclaim();
         }
-        let over = self.0.counts.pages.get().saturating_sub(self.0.limits.pages());
+        let over = self.0.level.counts.pages.get().saturating_sub(self.0.level.limits.pages());
         if over > 0 {
             shrink(&self.0, None, over, over, 0);
         }
@@ -140,36 +133,19 @@ impl Budget {
     /// Bytes of content in memory.
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
-        self.0.counts.pages.get() * BLOCK_SIZE
+        self.0.level.counts.pages.get() * BLOCK_SIZE
     }
 
     /// Bytes that are newer than what is on disk or on its way there.
     #[must_use]
     pub fn dirty_bytes(&self) -> u64 {
-        self.0.counts.dirty.get() * BLOCK_SIZE
+        self.0.level.counts.dirty.get() * BLOCK_SIZE
     }
 
     /// Bytes that are not on disk: dirty, frozen, or under writeback.
     #[must_use]
     pub fn unwritten_bytes(&self) -> u64 {
-        self.0.counts.unwritten() * BLOCK_SIZE
-    }
-
-    /// Whether the flushers should run: the background limit was reached, and more than half of it is still dirty.
-    #[must_use]
-    pub fn over_background(&self) -> bool {
-        self.0.limits.want_writeback(self.dirty_bytes())
-    }
-
-    /// To be called when flushers have done what they can: the limits that are relieved are over only when they are reached again.
-    ///
-    /// If that were left to whoever asks next, it would depend on whether a writer had to wait meanwhile, and so on the workers, from how much on
-    /// the next flush begins (law R3).
-    pub fn note_relief(&self) {
-        self.0.limits.note_relief(self.dirty_bytes());
-        for group in self.groups() {
-            group.0.limits.note_relief(group.dirty_bytes());
-        }
+        self.0.level.counts.unwritten() * BLOCK_SIZE
     }
 
     /// Has the flushers of all caches that have dirty pages, and can write, start; that of `own` in any case.
@@ -236,20 +212,13 @@ impl Shared {
     /// Unwritten pages with which a group goes on though the budget is at its hard limit: each group's part of a half of that.
     pub(crate) fn reserve(&self) -> u64 {
         let groups = self.group_count.load(Ordering::SeqCst).max(1);
-        self.limits.get().hard / BLOCK_SIZE / 2 / groups
-    }
-
-    /// Whether the budget is at its hard limit, as a writer of `share` sees it: what another cannot write does not count.
-    pub(crate) fn is_full_for(&self, share: &Share) -> bool {
-        let hard = self.limits.get().hard / BLOCK_SIZE;
-        let full = |lost: u64| self.counts.unwritten().saturating_sub(lost) >= hard;
-        full(0) && full(self.tallies.lost_to(share, Counts::unwritten))
+        self.level.limits.get().hard / BLOCK_SIZE / 2 / groups
     }
 
     /// Has all who wait look again.
     pub(crate) fn wake_all(&self) {
-        self.throttle.relieved();
-        self.groups().iter().for_each(|group| group.throttle.relieved());
+        self.level.throttle.relieved();
+        self.groups().iter().for_each(|group| group.level.throttle.relieved());
     }
 }
 

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use cowback_base::sync::atomic::Ordering;
 use cowback_base::sync::{Mutex, RwLock};
@@ -14,7 +13,8 @@ use cowback_base::{PageIndex, PageRange};
 use crate::budget::{Budget, Shared};
 use crate::dirty::{WaitStats, Waits};
 use crate::gauge::Gauge;
-use crate::group::{Counts, Group, Health, Share};
+use crate::group::{Group, Share};
+use crate::level::{Counts, Health};
 use crate::limits::CacheLimits;
 use crate::lookups::Lookups;
 use crate::mapping::Mapping;
@@ -66,7 +66,8 @@ pub(crate) struct Gauges {
 
 /// Who writes the dirty pages of a cache back.
 pub trait Flusher: Send + Sync {
-    /// There is much to write. Called with no lock held, by whoever writes, to this cache or to another of the budget.
+    /// There is much to write. Called by whoever writes, to this cache or to another of the budget, with no lock held but one, shared, by which
+    /// another flusher waits to take this one's place.
     fn start(&self);
 }
 
@@ -95,7 +96,7 @@ impl PageCache {
     /// An empty cache within the budget of `group`, to which its files belong at first.
     #[must_use]
     pub fn in_group(group: &Group) -> Arc<Self> {
-        let health = Arc::default();
+        let health = Health::new(&group.0.shared.any_stuck);
         let home = Share::new(group, &health);
         let cache = Arc::new(Self {
             budget: Arc::clone(&group.0.shared),
@@ -129,8 +130,8 @@ impl PageCache {
     }
 
     /// The mappings that have dirty pages, oldest mapping first.
-    #[must_use]
-    pub fn dirty_mappings(&self) -> Vec<Arc<Mapping>> {
+    #[cfg(test)]
+    pub(crate) fn dirty_mappings(&self) -> Vec<Arc<Mapping>> {
         self.all_mappings().into_iter().filter(|mapping| mapping.dirty_count() > 0).collect()
     }
 
@@ -147,9 +148,10 @@ impl PageCache {
 
     /// What `group` has of this cache.
     pub(crate) fn share_of(&self, group: &Group) -> Arc<Share> {
+        // Dropped after the lock is free, as a share that goes may have writers look again.
+        let alive: Vec<_>;
         let mut shares = self.shares.lock();
-        // Collected before any is dropped, as nobody should be called back under this lock.
-        let alive: Vec<_> = shares.iter().filter_map(Weak::upgrade).collect();
+        alive = shares.iter().filter_map(Weak::upgrade).collect();
         if let Some(share) = alive.iter().find(|share| Arc::ptr_eq(&share.group, &group.0)) {
             return Arc::clone(share);
         }
@@ -199,6 +201,14 @@ impl PageCache {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.budget
+    }
+
+    pub(crate) fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
     pub(crate) fn has_dirty(&self) -> bool {
         self.sum(|counts| &counts.dirty) > 0
     }
@@ -226,15 +236,7 @@ impl PageCache {
         self.budget.wake_all();
     }
 
-    // ---- time and numbers ----
-
-    pub(crate) fn clock_ms(&self) -> u64 {
-        u64::try_from(self.budget.born.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub(crate) fn age_of(&self, since_ms: u64) -> Duration {
-        Duration::from_millis(self.clock_ms().saturating_sub(since_ms))
-    }
+    // ---- numbers ----
 
     /// What the cache holds now.
     #[must_use]
@@ -284,7 +286,7 @@ impl Drop for PageCache {
 impl fmt::Debug for PageCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PageCache")
-            .field("limits", &self.budget.limits.get())
+            .field("limits", &self.budget.level.limits.get())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

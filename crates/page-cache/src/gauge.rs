@@ -18,16 +18,14 @@ impl Gauge {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Accounts for the bits of a mask that were set or cleared. Gives the count before.
-    pub(crate) fn shift(&self, was: u32, now: u32) -> u64 {
+    /// Accounts for the bits of a mask that were set or cleared.
+    pub(crate) fn shift(&self, was: u32, now: u32) {
         let (was, now) = (u64::from(was.count_ones()), u64::from(now.count_ones()));
         if now > was {
-            return self.add(now - was);
+            self.add(now - was);
+        } else if now < was {
+            self.sub(was - now);
         }
-        if now < was {
-            return self.sub(was - now);
-        }
-        self.get()
     }
 
     /// Adds `n`. Gives the count before.

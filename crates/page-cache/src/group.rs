@@ -10,16 +10,16 @@
 //! given back twice or to the wrong group, and at rest all is zero (law E4).
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use cowback_base::BLOCK_SIZE;
-use cowback_base::sync::Mutex;
-use cowback_base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use cowback_base::sync::atomic::{AtomicU64, Ordering};
 
 use crate::budget::{Budget, Shared};
-use crate::dirty::{Throttle, WaitStats, Waits};
+use crate::dirty::{WaitStats, Waits};
 use crate::gauge::Gauge;
-use crate::limits::{CacheLimits, Limits};
+use crate::level::{Counts, Health, Level};
+use crate::limits::CacheLimits;
 use crate::reclaim::{Reclaim, reclaim};
 
 /// Some of the files in a [`Budget`], with limits of their own. A clone is the same group.
@@ -50,44 +50,17 @@ pub struct GroupStats {
     pub pauses: WaitStats,
 }
 
-/// What is charged to somebody, in pages.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) pages: Gauge,
-    /// Pages of the main queue of reclaim.
-    pub(crate) main: Gauge,
-    pub(crate) dirty: Gauge,
-    /// Versions that were taken for writeback and are not done with.
-    pub(crate) in_flight: Gauge,
-}
-
-impl Counts {
-    /// Versions of pages that are not on disk.
-    pub(crate) fn unwritten(&self) -> u64 {
-        // In the order in which a version goes through these states: none is missed, one may count twice.
-        self.dirty.get() + self.in_flight.get()
-    }
-
-    /// Whether anything is charged.
-    fn is_zero(&self) -> bool {
-        [&self.pages, &self.main, &self.dirty, &self.in_flight].iter().all(|gauge| gauge.get() == 0)
-    }
-}
-
 /// Behind [`Group`].
 #[derive(Debug)]
 pub(crate) struct GroupState {
     pub(crate) shared: Arc<Shared>,
     name: String,
-    pub(crate) limits: Limits,
-    pub(crate) counts: Counts,
+    pub(crate) level: Level,
     pub(crate) reclaim: Reclaim,
-    pub(crate) throttle: Throttle,
     pub(crate) stalls: Waits,
     pub(crate) pauses: Waits,
     written: AtomicU64,
     pub(crate) reclaimed: AtomicU64,
-    pub(crate) tallies: Tallies,
 }
 
 impl Group {
@@ -106,12 +79,12 @@ impl Group {
     /// The limits in force.
     #[must_use]
     pub fn limits(&self) -> CacheLimits {
-        self.0.limits.get()
+        self.0.level.limits.get()
     }
 
     /// Sets other limits. As [`Budget::set_limits`], for this group.
     pub fn set_limits(&self, limits: CacheLimits) {
-        self.0.limits.set(bounded(limits));
+        self.0.level.limits.set(bounded(limits));
         self.0.fit_reclaim();
         self.0.shrink_to_limit(0);
         self.0.shared.wake_all();
@@ -127,22 +100,16 @@ impl Group {
     /// Bytes that are newer than what is on disk or on its way there.
     #[must_use]
     pub fn dirty_bytes(&self) -> u64 {
-        self.0.counts.dirty.get() * BLOCK_SIZE
-    }
-
-    /// Whether the flushers should write its files back: its background limit was reached, and more than half of it is still dirty.
-    #[must_use]
-    pub fn over_background(&self) -> bool {
-        self.0.limits.want_writeback(self.dirty_bytes())
+        self.0.level.counts.dirty.get() * BLOCK_SIZE
     }
 
     /// What it has and has done.
     #[must_use]
     pub fn stats(&self) -> GroupStats {
-        let (state, counts) = (&*self.0, &self.0.counts);
+        let (state, counts) = (&*self.0, &self.0.level.counts);
         GroupStats {
             name: state.name.clone(),
-            limits: state.limits.get(),
+            limits: state.level.limits.get(),
             cached: counts.pages.get() * BLOCK_SIZE,
             dirty: counts.dirty.get() * BLOCK_SIZE,
             in_flight: counts.in_flight.get() * BLOCK_SIZE,
@@ -179,15 +146,14 @@ impl GroupState {
         let state = Arc::new(Self {
             shared: Arc::clone(shared),
             name,
-            limits: Limits::new(limits),
-            counts: Counts::default(),
-            reclaim: Reclaim::for_pages(limits.budget.min(shared.limits.get().budget) / BLOCK_SIZE),
-            throttle: Throttle::default(),
+            level: Level::new(limits),
+            reclaim: Reclaim::for_pages(
+                limits.budget.min(shared.level.limits.get().budget) / BLOCK_SIZE,
+            ),
             stalls: Waits::default(),
             pauses: Waits::default(),
             written: AtomicU64::new(0),
             reclaimed: AtomicU64::new(0),
-            tallies: Tallies::default(),
         });
         shared.add_group(&state);
         Group(state)
@@ -195,89 +161,29 @@ impl GroupState {
 
     /// The memory that the group may have changed: reclaim measures itself by it.
     pub(crate) fn fit_reclaim(&self) {
-        self.reclaim.fit(self.limits.pages().min(self.shared.limits.pages()));
+        self.reclaim.fit(self.level.limits.pages().min(self.shared.level.limits.pages()));
     }
 
     /// Pages that the group has beyond what it may call its own.
     pub(crate) fn excess(&self) -> u64 {
-        let limit = self.limits.get().budget;
+        let limit = self.level.limits.get().budget;
         let own = if limit == u64::MAX { 0 } else { limit / BLOCK_SIZE };
-        self.counts.pages.get().saturating_sub(own)
+        self.level.counts.pages.get().saturating_sub(own)
     }
 
     /// Frees clean pages of the group if `coming` new ones would exceed its limit.
     pub(crate) fn shrink_to_limit(&self, coming: u64) {
-        let limit = self.limits.pages();
-        let over = (self.counts.pages.get() + coming).saturating_sub(limit);
+        let limit = self.level.limits.pages();
+        let over = (self.level.counts.pages.get() + coming).saturating_sub(limit);
         if over > 0 {
             reclaim(self, over, crate::reclaim::beyond_slack(over, limit), coming);
         }
-    }
-
-    /// Whether the group is at its hard limit, as a writer of `share`, one of its own, sees it.
-    pub(crate) fn is_full_for(&self, share: &Share) -> bool {
-        let hard = self.limits.get().hard / BLOCK_SIZE;
-        let full = |lost: u64| self.counts.unwritten().saturating_sub(lost) >= hard;
-        full(0) && full(self.tallies.lost_to(share, Counts::unwritten))
     }
 }
 
 impl Drop for GroupState {
     fn drop(&mut self) {
         self.shared.drop_group();
-    }
-}
-
-/// Whether a cache's dirty pages can be written.
-#[derive(Debug, Default)]
-pub(crate) struct Health {
-    /// The last write failed.
-    failing: AtomicBool,
-    /// Nothing is written any more.
-    ended: AtomicBool,
-}
-
-impl Health {
-    /// Whether nobody but its own writers should wait for it.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.failing.load(Ordering::SeqCst) || self.ended.load(Ordering::SeqCst)
-    }
-
-    /// A write failed, or succeeded.
-    pub(crate) fn note(&self, failed: bool) {
-        if self.failing.load(Ordering::Relaxed) != failed {
-            self.failing.store(failed, Ordering::SeqCst);
-        }
-    }
-
-    /// Nothing is written any more.
-    pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::SeqCst);
-    }
-}
-
-/// The counts of shares: of those of a group, or of all.
-///
-/// A writer who stands in a line looks at them under the line's lock. So there is nothing in them that takes a lock when it goes, as a group
-/// does, which has the line look again.
-#[derive(Debug, Default)]
-pub(crate) struct Tallies(Mutex<Vec<(Arc<Health>, Weak<Counts>)>>);
-
-impl Tallies {
-    fn add(&self, share: &Share) {
-        let mut tallies = self.0.lock();
-        tallies.retain(|(_, counts)| counts.strong_count() > 0);
-        tallies.push((Arc::clone(&share.health), Arc::downgrade(&share.counts)));
-    }
-
-    /// What `count` counts of volumes other than that of `share` that cannot write.
-    pub(crate) fn lost_to(&self, share: &Share, count: impl Fn(&Counts) -> u64) -> u64 {
-        let tallies = self.0.lock();
-        let lost = tallies
-            .iter()
-            .filter(|(health, _)| !Arc::ptr_eq(health, &share.health) && health.is_stuck())
-            .filter_map(|(_, counts)| counts.upgrade());
-        lost.map(|counts| count(&counts)).sum()
     }
 }
 
@@ -297,20 +203,18 @@ impl Share {
             health: Arc::clone(health),
             counts: Arc::default(),
         });
-        group.0.tallies.add(&share);
-        group.0.shared.tallies.add(&share);
+        share.levels().iter().for_each(|level| level.add_share(&share));
         share
     }
 
-    /// As [`Tallies::lost_to`], for each write: in most budgets nothing ever failed, and nobody is asked.
-    pub(crate) fn lost(&self, tallies: &Tallies, count: impl Fn(&Counts) -> u64) -> u64 {
-        let failures = self.group.shared.failures.load(Ordering::SeqCst);
-        if failures == 0 { 0 } else { tallies.lost_to(self, count) }
+    /// What its content counts for: the group, and the budget.
+    pub(crate) fn levels(&self) -> [&Level; 2] {
+        [&self.group.level, &self.group.shared.level]
     }
 
     /// Accounts for the bits of a mask that were set or cleared.
     pub(crate) fn shift(&self, gauge: fn(&Counts) -> &Gauge, was: u32, now: u32) {
-        for counts in [&*self.counts, &self.group.counts, &self.group.shared.counts] {
+        for counts in [&*self.counts, &self.group.level.counts, &self.group.shared.level.counts] {
             gauge(counts).shift(was, now);
         }
     }
@@ -318,25 +222,24 @@ impl Share {
     /// The share of another group takes over `n` pages of this one.
     pub(crate) fn move_to(&self, other: &Self, gauge: fn(&Counts) -> &Gauge, n: u64) {
         gauge(&other.counts).add(n);
-        gauge(&other.group.counts).add(n);
+        gauge(&other.group.level.counts).add(n);
         gauge(&self.counts).sub(n);
-        gauge(&self.group.counts).sub(n);
+        gauge(&self.group.level.counts).sub(n);
     }
 
     /// Some of what was unwritten is not any more, or is counted in one place only again.
     pub(crate) fn relieved(&self) {
-        self.group.throttle.relieved();
-        self.group.shared.throttle.relieved();
+        self.levels().iter().for_each(|level| level.throttle.relieved());
     }
 
     /// Whether the group has so little unwritten content that it goes on even when the budget is full.
     pub(crate) fn within_reserve(&self) -> bool {
-        self.group.counts.unwritten() < self.group.shared.reserve()
+        self.group.level.counts.unwritten() < self.group.shared.reserve()
     }
 
     /// Whether the budget's hard limit holds up the group.
     pub(crate) fn is_held_by_budget(&self) -> bool {
-        self.group.shared.is_full_for(self) && !self.within_reserve()
+        self.group.shared.level.is_full_for(&self.health) && !self.within_reserve()
     }
 }
 
@@ -371,7 +274,7 @@ impl Charge {
 
     fn levels(&self) -> [&Gauge; 3] {
         let share = &self.share;
-        [&*share.counts, &share.group.counts, &share.group.shared.counts]
+        [&*share.counts, &share.group.level.counts, &share.group.shared.level.counts]
             .map(|counts| &counts.in_flight)
     }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::leaf::Leaf;
+use crate::level::DirtyLimit;
 use crate::{Busy, Frame, LockedPages, Mapping, PageCache, PageOps};
 
 const WRITEBACK: PageOps = PageOps::SET_ORDERED.union(PageOps::SET_WRITEBACK);
@@ -133,7 +134,7 @@ fn a_tenant_that_streams_takes_its_own_pages_and_none_that_are_within_another_s_
             let cached = has(&stream.group()).0;
             assert!(unlimited || cached <= tenant + tenant / 16, "{cached} pages at page {at}");
             let all = budget.cached_bytes() / 4096;
-            assert!(all <= budget.0.limits.pages() * 17 / 16, "{all} pages in all");
+            assert!(all <= budget.0.level.limits.pages() * 17 / 16, "{all} pages in all");
         }
         assert!(stream.group().stats().reclaimed >= 7000 * 4096);
         assert_eq!(b.stats().reclaimed, 0);
@@ -193,7 +194,10 @@ fn only_the_writers_of_the_group_that_is_at_its_hard_limit_wait() {
     dirty(&of_a, pages(0, 15));
     assert!(!of_a.over_background());
     dirty(&of_a, pages(15, 31));
-    assert!(of_a.over_background() && !of_b.over_background() && !budget.over_background());
+    assert!(of_a.over_background() && !of_b.over_background());
+    // Of the root group, of the two, of the budget.
+    let over = cache.dirty_limits().iter().map(DirtyLimit::is_over).collect::<Vec<_>>();
+    assert_eq!(over, [true, false, false]);
     assert!(!of_a.must_wait() && !of_a.pause_for(MIB).is_zero());
     dirty(&of_a, pages(31, 32));
     assert!(of_a.must_wait());
@@ -269,7 +273,12 @@ fn what_one_volume_cannot_write_makes_no_other_flush_early_or_pause() {
     let caches = [PageCache::in_group(&tenant), PageCache::in_group(&tenant)];
     let [on_sick, on_well] = [&caches[0], &caches[1]].map(|cache| cache.mapping(1));
     for of_budget in [false, true] {
-        let held_up = |file: &Mapping| (file.over_background(), !file.pause_for(1 << 20).is_zero());
+        let held_up = |file: &Mapping| {
+            let over = file.over_background();
+            // As its flusher sees it, however that was started.
+            assert_eq!(over, file.cache.dirty_limits().iter().any(DirtyLimit::is_over));
+            (over, !file.pause_for(1 << 20).is_zero())
+        };
         if of_budget {
             tenant.set_limits(CacheLimits::UNLIMITED);
         }
@@ -300,7 +309,7 @@ fn writers_of_a_group_at_its_limit_go_on_as_there_is_room_and_those_of_another_d
                 dirty(of_a, pages(100 + writer, 101 + writer));
             })
         });
-        while a.0.throttle.in_line() < 5 {
+        while a.0.level.throttle.in_line() < 5 {
             thread::yield_now();
         }
         // The disk does nothing at all, and the other group's writer does not mind.
@@ -500,10 +509,10 @@ impl Account {
             let in_flight = self.in_flight.iter().filter(of_group).map(|(_, _, c, _)| c.pages());
             let expected = (cached, dirty, in_flight.sum());
             assert_eq!(has(group), expected, "of {}", group.name());
-            assert_eq!(group.0.counts.main.get(), main);
+            assert_eq!(group.0.level.counts.main.get(), main);
             total = (total.0 + cached, total.1 + dirty, total.2 + expected.2);
         }
-        let counts = &self.budget.0.counts;
+        let counts = &self.budget.0.level.counts;
         let all = (counts.pages.get(), counts.dirty.get(), counts.in_flight.get());
         assert_eq!(all, total, "in all");
         let stats: Vec<_> = self.caches.iter().map(|cache| cache.stats()).collect();

@@ -38,6 +38,7 @@ mod heat;
 #[cfg(feature = "invariants")]
 mod invariants;
 mod leaf;
+mod level;
 mod limits;
 mod lookups;
 mod mapping;
@@ -61,6 +62,7 @@ pub use dirty::WaitStats;
 pub use flags::{PageFlags, PageOps, Tag};
 pub use frame::{Frame, LeafMemory};
 pub use group::{Charge, Group, GroupStats};
+pub use level::DirtyLimit;
 pub use limits::CacheLimits;
 pub use mapping::{Busy, CachePolicy, Mapping};
 pub use pace::PAUSE_MAX;

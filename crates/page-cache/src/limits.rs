@@ -71,8 +71,9 @@ impl Limits {
         }
     }
 
-    /// Whether the flushers should run, if so many bytes are dirty: from the background limit on, until less than half of it is left.
-    pub(crate) fn want_writeback(&self, dirty: u64) -> bool {
+    /// Whether the flushers should run, now that so many bytes are dirty: from the background limit on, until less than half of it is left. What it
+    /// says is remembered.
+    pub(crate) fn update_flushing(&self, dirty: u64) -> bool {
         let background = self.background.load(Ordering::SeqCst);
         let was = self.flushing.load(Ordering::Relaxed);
         let is = dirty >= background || was && dirty >= background / 2;
@@ -80,11 +81,6 @@ impl Limits {
             self.flushing.store(is, Ordering::Relaxed);
         }
         is
-    }
-
-    /// So many bytes are left dirty by the flushers.
-    pub(crate) fn note_relief(&self, dirty: u64) {
-        self.want_writeback(dirty);
     }
 
     /// Pages of content.
@@ -100,11 +96,11 @@ mod tests {
     #[test]
     fn flushers_run_from_the_background_limit_on_until_less_than_half_of_it_is_left() {
         let limits = Limits::new(CacheLimits { budget: 1 << 20, background: 100, hard: 1 << 16 });
-        let wanted = [99, 100, 99, 50, 49, 99, 100].map(|dirty| limits.want_writeback(dirty));
+        let wanted = [99, 100, 99, 50, 49, 99, 100].map(|dirty| limits.update_flushing(dirty));
         assert_eq!(wanted, [false, true, true, true, false, false, true]);
-        assert!(!Limits::new(CacheLimits::UNLIMITED).want_writeback(u64::MAX - 1));
+        assert!(!Limits::new(CacheLimits::UNLIMITED).update_flushing(u64::MAX - 1));
         limits.set(CacheLimits { background: 1 << 20, ..limits.get() });
-        assert!(limits.want_writeback(1 << 16), "there are flushers before writers wait for them");
+        assert!(limits.update_flushing(1 << 16), "there are flushers before writers wait for them");
     }
 
     #[test]

@@ -6,9 +6,8 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
-use cowback_base::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use cowback_base::sync::atomic::{AtomicU8, Ordering};
 use cowback_base::sync::{ArcSwap, RwLock};
 use cowback_base::{PageIndex, PageRange};
 
@@ -70,8 +69,6 @@ pub struct Mapping {
     writeback: Gauge,
     /// A [`CachePolicy`].
     policy: AtomicU8,
-    /// When the file last went from clean to dirty, in milliseconds of the cache's clock.
-    dirtied: AtomicU64,
 }
 
 impl Mapping {
@@ -95,7 +92,6 @@ impl Mapping {
             dirty: Gauge::new(),
             writeback: Gauge::new(),
             policy: AtomicU8::new(CachePolicy::Normal as u8),
-            dirtied: AtomicU64::new(0),
         })
     }
 
@@ -143,13 +139,6 @@ impl Mapping {
     #[must_use]
     pub fn writeback_count(&self) -> u64 {
         self.writeback.get()
-    }
-
-    /// For how long the file has been dirty, if it is.
-    #[must_use]
-    pub fn dirty_age(&self) -> Option<Duration> {
-        let since = self.dirtied.load(Ordering::Relaxed);
-        (self.dirty.get() > 0).then(|| self.cache.age_of(since))
     }
 
     /// The flags of a page; none if it is not there.
@@ -482,9 +471,7 @@ impl Mapping {
             gauges.frozen.shift(was.frozen, now.frozen);
         }
         if was.dirty != now.dirty {
-            if self.dirty.shift(was.dirty, now.dirty) == 0 {
-                self.dirtied.store(self.cache.clock_ms(), Ordering::Relaxed);
-            }
+            self.dirty.shift(was.dirty, now.dirty);
             share.shift(|counts| &counts.dirty, was.dirty, now.dirty);
         }
         self.tags.update(number, was, now);

@@ -8,13 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cowback_base::BLOCK_SIZE;
 use cowback_base::sync::atomic::Ordering;
 
-use crate::group::{Counts, Group, Share, Tallies};
-use crate::limits::Limits;
+use crate::group::{Group, GroupState, Share};
 use crate::mapping::Mapping;
-use crate::pace::pause_for;
 use crate::reclaim::make_room;
 
 impl Mapping {
@@ -27,7 +24,11 @@ impl Mapping {
     /// Whether the file belongs to `group`.
     #[must_use]
     pub fn belongs_to(&self, group: &Group) -> bool {
-        Arc::ptr_eq(&self.share.load().group, &group.0)
+        self.is_of(&group.0)
+    }
+
+    pub(crate) fn is_of(&self, group: &Arc<GroupState>) -> bool {
+        Arc::ptr_eq(&self.share.load().group, group)
     }
 
     /// Gives the file to another group, which is charged for its cached and dirty pages from now on. What is on its way to disk stays
@@ -77,32 +78,23 @@ impl Mapping {
     #[must_use]
     pub fn has_room(&self, pages: u64) -> bool {
         let share = self.share.load();
-        let (group, shared) = (&share.group, &share.group.shared);
-        shared.counts.pages.get() + pages <= shared.limits.pages()
-            && group.counts.pages.get() + pages <= group.limits.pages()
+        share.levels().iter().all(|level| level.counts.pages.get() + pages <= level.limits.pages())
     }
 
     /// Bytes that may be cached of the file, if nothing else is.
     #[must_use]
     pub fn memory_limit(&self) -> u64 {
-        let share = self.share.load();
-        let group = &share.group;
-        group.limits.get().budget.min(group.shared.limits.get().budget)
+        let [of_group, of_all] = self.share.load().levels().map(|level| level.limits.get().budget);
+        of_group.min(of_all)
     }
 
     // ---- dirty limits ----
 
-    /// Whether so much is dirty, of the file's group or in all, that the flushers should run. What another volume cannot write does not count.
+    /// Whether so much is dirty, of the file's group or in all, that the flushers should run.
     #[must_use]
     pub fn over_background(&self) -> bool {
         let share = self.share.load();
-        let over = |counts: &Counts, limits: &Limits, tallies: &Tallies| {
-            let lost = share.lost(tallies, |counts| counts.dirty.get());
-            limits.want_writeback(counts.dirty.get().saturating_sub(lost) * BLOCK_SIZE)
-        };
-        let (group, shared) = (&share.group, &share.group.shared);
-        over(&group.counts, &group.limits, &group.tallies)
-            || over(&shared.counts, &shared.limits, &shared.tallies)
+        share.levels().iter().any(|level| level.wants_writeback(&share.health))
     }
 
     /// Has the flushers of all who have dirty pages in the budget start.
@@ -121,11 +113,11 @@ impl Mapping {
     #[must_use]
     pub fn must_wait(&self) -> bool {
         let share = self.share.load();
-        let (group, shared) = (&share.group, &share.group.shared);
+        let [group, all] = share.levels();
         group.throttle.is_taken()
-            || group.is_full_for(&share)
+            || group.is_full_for(&share.health)
             || share.is_held_by_budget()
-            || shared.throttle.is_taken() && !share.within_reserve()
+            || all.throttle.is_taken() && !share.within_reserve()
     }
 
     /// Waits as long as too much is unwritten, of the file's group or in all, and `give_up` does not hold. Gives whether its turn came.
@@ -133,35 +125,27 @@ impl Mapping {
     /// hold calls [`crate::PageCache::wake_throttled`].
     pub fn throttle(&self, give_up: impl Fn() -> bool) -> bool {
         let share = self.share();
-        let (group, shared) = (&share.group, &share.group.shared);
-        let (in_group, mut its_turn) = group.throttle.wait(|| !group.is_full_for(&share), &give_up);
+        let [group, all] = share.levels();
+        let below = || !group.is_full_for(&share.health);
+        let (in_group, mut its_turn) = group.throttle.wait(below, &give_up);
         let mut in_all = Duration::ZERO;
         if its_turn {
             let below = || !share.is_held_by_budget();
             // Who is within its reserve does not stand in line.
             let pass = || share.within_reserve() || give_up();
-            (in_all, its_turn) = shared.throttle.wait(below, pass);
+            (in_all, its_turn) = all.throttle.wait(below, pass);
             its_turn |= share.within_reserve();
         }
-        group.stalls.note(in_group + in_all);
+        share.group.stalls.note(in_group + in_all);
         self.cache.stalls.note(in_group + in_all);
         its_turn
     }
 
-    /// How long to hold up one who wrote `bytes` to the file, so that he does not run into the hard limit. What another volume cannot write does
-    /// not count.
+    /// How long to hold up one who wrote `bytes` to the file, so that he does not run into the hard limit.
     #[must_use]
     pub fn pause_for(&self, bytes: u64) -> Duration {
         let share = self.share.load();
-        let pause = |counts: &Counts, limits: &Limits, tallies: &Tallies| {
-            let limits = limits.get();
-            let lost = share.lost(tallies, Counts::unwritten);
-            let unwritten = counts.unwritten().saturating_sub(lost) * BLOCK_SIZE;
-            pause_for(bytes, unwritten, limits.background, limits.hard)
-        };
-        let (group, shared) = (&share.group, &share.group.shared);
-        let of_group = pause(&group.counts, &group.limits, &group.tallies);
-        let of_all = pause(&shared.counts, &shared.limits, &shared.tallies);
+        let [of_group, of_all] = share.levels().map(|level| level.pause_for(&share.health, bytes));
         if of_all > of_group && !share.within_reserve() { of_all } else { of_group }
     }
 

@@ -37,9 +37,10 @@ use cowback_base::sync::atomic::{AtomicU64, Ordering};
 
 use crate::budget::Shared;
 use crate::ghost::{Ghost, Key};
-use crate::group::{Counts, GroupState, Share};
+use crate::group::{GroupState, Share};
 use crate::guard::LeafGuard;
 use crate::leaf::{Leaf, LeafState, Masks};
+use crate::level::Counts;
 use crate::mapping::{CachePolicy, Mapping};
 
 /// Entries of a queue from which on it is looked through for leaves that are gone, at least.
@@ -244,8 +245,8 @@ pub(crate) fn beyond_slack(over: u64, limit: u64) -> u64 {
 pub(crate) fn make_room(share: &Share, coming: u64) {
     let group = &share.group;
     group.shrink_to_limit(coming);
-    let limit = group.shared.limits.pages();
-    let over = (group.shared.counts.pages.get() + coming).saturating_sub(limit);
+    let limit = group.shared.level.limits.pages();
+    let over = (group.shared.level.counts.pages.get() + coming).saturating_sub(limit);
     if over > 0 {
         shrink(&group.shared, Some(group), over, beyond_slack(over, limit), coming);
     }
@@ -269,8 +270,9 @@ pub(crate) fn shrink(
     if let [group] = &groups[..] {
         return reclaim(group, want, must, coming_to(group));
     }
-    let claim =
-        |group: &Arc<GroupState>| (group.excess(), is_newcomer(group), group.counts.pages.get());
+    let claim = |group: &Arc<GroupState>| {
+        (group.excess(), is_newcomer(group), group.level.counts.pages.get())
+    };
     groups.sort_by_cached_key(|group| Reverse(claim(group)));
     let mut freed = 0;
     for gentle in [true, false] {
@@ -301,7 +303,7 @@ pub(crate) fn reclaim(group: &GroupState, want: u64, must: u64, coming: u64) -> 
         if freed >= if gentle { want } else { must } {
             break;
         }
-        let giver = policy.giver(&group.counts, coming);
+        let giver = policy.giver(&group.level.counts, coming);
         let Some((queue, leaf)) = policy.queues.lock().pop(giver) else { break };
         let Some(leaf) = leaf.upgrade() else { continue };
         let Some(mapping) = leaf.mapping.upgrade() else { continue };

@@ -22,7 +22,8 @@ fn dirty(file: &Mapping, pages: u64) {
 /// Writers that wait, in the common line or in a group's.
 fn in_line(budget: &Budget) -> usize {
     let groups = budget.0.groups();
-    budget.0.throttle.in_line() + groups.iter().map(|group| group.throttle.in_line()).sum::<usize>()
+    budget.0.level.throttle.in_line()
+        + groups.iter().map(|group| group.level.throttle.in_line()).sum::<usize>()
 }
 
 /// Has a writer of `file` wait until `then` was done, after which it goes on.
