@@ -61,7 +61,23 @@ fn what_a_file_takes_counts_what_is_not_on_disk_yet() {
     let file = volume.create_file("file").unwrap();
     file.write_at(0, &[1; 100_000]).unwrap();
     assert_eq!(file.metadata().unwrap().allocated, 25 * 4096);
+    // Its place is known, and the trees are yet to be told; again, and in part.
+    for at in [0, 0, 50_000] {
+        file.write_at(at, &[2; 40_000]).unwrap();
+        assert!(file.extents().unwrap().iter().all(|extent| extent.disk.is_some()));
+        assert_eq!(file.metadata().unwrap().allocated, 25 * 4096);
+    }
     file.sync_all().unwrap();
+    file.write_at(60_000, &[3; 90_000]).unwrap();
+    assert_eq!(file.extents().unwrap().last().unwrap().range.end, 150_000);
+    assert_eq!(file.metadata().unwrap().allocated, 37 * 4096);
+    file.sync_all().unwrap();
+    assert_eq!(file.metadata().unwrap().allocated, 37 * 4096);
+    let small = volume.create_file("small").unwrap();
+    small.write_at(0, b"inline").unwrap();
+    assert_eq!(small.extents().unwrap()[0].disk, None);
+    assert_eq!(small.metadata().unwrap().allocated, 6);
+    file.set_len(100_000).unwrap();
     file.punch_hole(4096..100_000).unwrap();
     volume.commit().unwrap();
     assert_eq!(

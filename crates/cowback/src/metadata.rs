@@ -25,7 +25,8 @@ pub struct Metadata {
     pub nlink: u32,
     /// Bytes of a file; of a symlink, bytes of its target.
     pub size: u64,
-    /// Bytes that its extents hold, uncompressed.
+    /// Bytes that its extents hold, uncompressed, preallocated ones included; and what was written behind its end and is still dirty. What was
+    /// written to a hole counts when it has reached the disk, and nothing while it is on its way.
     pub allocated: u64,
     /// Major and minor number of a device node.
     pub device: (u32, u32),

@@ -212,7 +212,7 @@ impl InodeIo {
         });
     }
 
-    /// Whether nothing was ever mapped at or after byte `offset`: it lies beyond the last block of the file.
+    /// Whether byte `offset` lies beyond the last block of the file: nothing is mapped there, but what was preallocated.
     pub(crate) fn beyond_last_block(&self, offset: u64) -> bool {
         offset >= cowback_base::block_align_up(self.size())
     }

@@ -26,7 +26,7 @@ impl StateBits {
     pub const NONE: Self = Self(0);
     /// Dirty and reserved, with no extent on disk yet.
     pub const DELALLOC: Self = Self(1);
-    /// Delalloc over a hole or beyond the end of the file: it will add to the file's blocks.
+    /// Delalloc behind the last block that the file had when it was written: it will add to the file's blocks.
     pub const DELALLOC_NEW: Self = Self(2);
     /// Held by [`ExtentStates::lock_range`].
     pub const LOCKED: Self = Self(4);

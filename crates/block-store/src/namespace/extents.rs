@@ -145,6 +145,36 @@ pub fn count(
     Ok((items, bytes))
 }
 
+/// Bytes that the inode would no longer hold after [`drop_range`].
+///
+/// # Errors
+/// The store's.
+pub fn held(trees: &dyn Trees, tree: TreeId, ino: Ino, range: ByteRange) -> StoreResult<u64> {
+    let before = item_before(trees, tree, ino, range.start)?;
+    let mut at = before.map_or(range.start, |(key, _)| key.offset);
+    let mut bytes = 0;
+    while let Some((key, data)) = trees.at_or_after(tree, &key_of(ino, at))? {
+        if !is_extent_of(&key, ino) || key.offset >= range.end {
+            break;
+        }
+        let extent = parse(&key, &data)?;
+        let end = extent.end(key.offset);
+        if end > range.start {
+            bytes += match extent.data {
+                FileExtentData::Inline(_) => extent.ram_bytes,
+                FileExtentData::Regular(shown) | FileExtentData::Prealloc(shown)
+                    if shown.bytenr == 0 =>
+                {
+                    0
+                }
+                _ => end.min(range.end) - key.offset.max(range.start),
+            };
+        }
+        at = key.offset + 1;
+    }
+    Ok(bytes)
+}
+
 /// Takes `range` out of the item at `key`, which overlaps it; gives the bytes that the inode no longer holds.
 fn cut(
     trees: &mut dyn Trees,

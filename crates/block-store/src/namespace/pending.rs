@@ -210,6 +210,29 @@ impl Pending {
         }
     }
 
+    /// Bytes that an inode holds, of which the trees say `nbytes`, once its completions are in the trees.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn nbytes(
+        &self,
+        trees: &dyn Trees,
+        tree: TreeId,
+        ino: Ino,
+        nbytes: u64,
+    ) -> StoreResult<u64> {
+        let Some(waiting) = self.inodes.get(&ino) else { return Ok(nbytes) };
+        let mut held = if waiting.replaces_all { 0 } else { nbytes };
+        held = held.saturating_add(waiting.inline.as_ref().map_or(0, |inline| inline.ram_bytes));
+        for range in waiting.stretches() {
+            if !waiting.replaces_all {
+                held = held.saturating_sub(extents::held(trees, tree, ino, range)?);
+            }
+            held = held.saturating_add(range.len());
+        }
+        Ok(held)
+    }
+
     /// The checksums of the `len` bytes at `bytenr`, if they are part of an extent that waits; none for data without checksums.
     #[must_use]
     pub fn sums(&self, bytenr: Bytenr, len: u64) -> Option<&[u8]> {
@@ -316,6 +339,18 @@ impl InodePending {
                 self.pieces.insert(range.end, piece);
             }
         }
+    }
+
+    /// What the pieces cover, without the borders between neighbours.
+    fn stretches(&self) -> Vec<ByteRange> {
+        let mut stretches: Vec<ByteRange> = Vec::new();
+        for (start, piece) in &self.pieces {
+            match stretches.last_mut() {
+                Some(before) if before.end == *start => before.end = piece.end,
+                _ => stretches.push(ByteRange::new(*start, piece.end)),
+            }
+        }
+        stretches
     }
 
     /// What holds `offset`, or the gap around it.

@@ -69,12 +69,15 @@ impl Store {
         self.look(|trees, tree| dir::read_dir(trees, tree, dir, from, max))
     }
 
-    /// A file's attributes.
+    /// A file's attributes. The bytes that it holds count what has been written and that the next commit will tell the trees.
     ///
     /// # Errors
     /// The namespace's.
     pub fn inode(&self, ino: Ino) -> NsResult<InodeAttr> {
-        self.look(|trees, tree| inode::read(trees, tree, ino))
+        let state = self.state.read();
+        let mut attr = inode::read(&*state, state.tree, ino)?;
+        attr.nbytes = state.pending.nbytes(&*state, state.tree, ino, attr.nbytes)?;
+        Ok(attr)
     }
 
     /// Makes a file, a directory, or another entry that `new` says. Gives its number and attributes.

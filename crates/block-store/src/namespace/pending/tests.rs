@@ -73,6 +73,12 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// The bytes that an inode will hold, by what is said before its completions are in the trees.
+fn held(pending: &Pending, mock: &Mock, ino: Ino) -> u64 {
+    let nbytes = inode::read(mock, FS, ino).unwrap().nbytes;
+    pending.nbytes(mock, FS, ino, nbytes).unwrap()
+}
+
 proptest! {
     #[test]
     fn completions_show_at_once_and_stay_when_they_are_applied(ops in vec(any_op(), 1..40)) {
@@ -82,6 +88,7 @@ proptest! {
         let mut model = vec![Shown::Hole; 20];
         let mut made = Vec::new();
         for (number, op) in (1u64..).zip(ops) {
+            let held = held(&pending, &mock, ino);
             match op {
                 Op::Finish(start, len, packed) => {
                     let (len, bytenr) = (len.min(BLOCKS - start), (1 << 30) + number * (1 << 20));
@@ -100,11 +107,13 @@ proptest! {
                 }
                 Op::Apply => {
                     pending.apply_inode(&mut mock, FS, ino).unwrap();
+                    prop_assert_eq!(inode::read(&mock, FS, ino).unwrap().nbytes, held);
                     mock.check();
                 }
                 Op::Commit => {
                     pending.apply(&mut mock, FS).unwrap();
                     prop_assert!(pending.is_empty());
+                    prop_assert_eq!(inode::read(&mock, FS, ino).unwrap().nbytes, held);
                     mock.check();
                     mock.commit();
                 }

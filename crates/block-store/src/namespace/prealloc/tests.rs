@@ -137,7 +137,10 @@ fn step(
             model[index(start)..index(end)].fill(Shown::Hole);
         }
         Op::Commit => {
+            let nbytes = |mock: &Mock| inode::read(mock, FS, ino).unwrap().nbytes;
+            let held = pending.nbytes(mock, FS, ino, nbytes(mock)).unwrap();
             pending.apply(mock, FS).unwrap();
+            assert_eq!(nbytes(mock), held, "as was told before");
             mock.check();
             mock.commit();
         }
