@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cowback::device::MemoryDevice;
-use cowback::{Options, Volume};
+use cowback::{NewEntry, Options, Volume};
 
 fn volume() -> Volume {
     let options =
@@ -85,6 +85,21 @@ fn what_a_file_takes_counts_what_is_not_on_disk_yet() {
         std::slice::from_ref(&(0..4096)),
         "the last block is all of what it has"
     );
+}
+
+#[test]
+fn a_device_number_that_no_device_has_is_refused() {
+    let volume = volume();
+    for (major, minor) in [(1 << 12, 0), (0, 1 << 20), (u32::MAX, u32::MAX)] {
+        for entry in [NewEntry::CharDevice(major, minor), NewEntry::BlockDevice(major, minor)] {
+            let error = volume.create_entry("node", &entry, 0o600).unwrap_err();
+            assert!(error.to_string().contains(&format!("{major}:{minor}")), "{error}");
+        }
+    }
+    let last = ((1 << 12) - 1, (1 << 20) - 1);
+    volume.create_entry("node", &NewEntry::CharDevice(last.0, last.1), 0o600).unwrap();
+    assert_eq!(volume.metadata("node").unwrap().device, last);
+    volume.close().unwrap();
 }
 
 #[test]

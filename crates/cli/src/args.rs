@@ -53,7 +53,7 @@ pub(crate) struct EngineArgs {
     /// Worker threads for compression, decompression and IO; more than there are cores are of no use [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Memory for file content, at least 1M; all of cowback stays within 128 MiB more, and 1 MiB for each thread beyond 32, or 3 with high levels of zstd
+    /// Memory for file content, at least 1M; all of cowback stays within 128 MiB more (and beyond 512M, a twelfth of it more), and 1 MiB for each thread beyond 32, or 3 with high levels of zstd
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = cache)]
     pub(crate) cache: Size,
 }
@@ -162,8 +162,8 @@ pub(crate) struct PackArgs {
     /// Cut the image to an exact fit, even if --size allows more
     #[arg(long)]
     pub(crate) shrink: bool,
-    /// Bytes to leave free with --shrink [default: what Linux needs for small changes (20M, 10M with --metadata single) if that is less than a
-    /// twenty-third of the content, else 0: such an image is for reading]
+    /// Bytes to leave free with --shrink [default: what Linux needs for small changes (20M and more, 10M with --metadata single) if that is less than a
+    /// twenty-third of the content and --size allows it, else 0: such an image is for reading]
     #[arg(long, value_name = "SIZE", requires = "shrink")]
     pub(crate) slack: Option<Size>,
     #[command(flatten)]
@@ -194,7 +194,8 @@ pub(crate) struct ReportArgs {
 /// Unpacks an image, or a part of it, into a directory
 ///
 /// Gives back what `pack` keeps: owners, device nodes and attributes of the system as far as the user may. Set-id bits are given only with the
-/// owner they are for. DEST is made, or is an empty directory. Nothing is written outside of it, whatever the image holds.
+/// owner they are for. A subvolume or snapshot that lies in the tree is not unpacked, and ends the command, unless --keep-going is given. DEST is made, or
+/// is an empty directory. Nothing is written outside of it, whatever the image holds.
 #[derive(Debug, Args)]
 pub(crate) struct UnpackArgs {
     /// The image, or a block device

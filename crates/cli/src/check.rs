@@ -7,7 +7,7 @@ mod watched;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cowback::check::Report as CheckReport;
 use cowback::{File, FileType, Metadata, Volume};
@@ -51,6 +51,8 @@ struct Checker<'a> {
     volume: &'a Volume,
     image: &'a Path,
     harmed: u64,
+    /// The file that was named last.
+    last_harmed: Option<PathBuf>,
     /// Files and bytes so far, for the progress bar.
     seen: (u64, u64),
     progress: Progress,
@@ -62,7 +64,7 @@ struct Checker<'a> {
 pub(crate) fn run(args: &CheckArgs) -> Outcome<Status> {
     let image = Watched::open(&args.image, Progress::new(args.report.quiet)).about(&args.image)?;
     let report = Volume::check_on(&image, &mut |problem| {
-        image.warn(&Failure::new(shown(&args.image), problem.to_string()));
+        image.warn(&Failure::new(shown(&args.image), format!("corrupt: {problem}")));
     });
     let mut found = Found::of(report.about(&args.image)?);
     let progress = image.close();
@@ -89,6 +91,7 @@ fn name_harmed(args: &CheckArgs, mut progress: Progress) -> u64 {
         volume: &volume,
         image: &args.image,
         harmed: 0,
+        last_harmed: None,
         seen: (0, 0),
         progress,
         buffer: vec![0; BUFFER],
@@ -218,7 +221,10 @@ impl Checker<'_> {
     }
 
     fn wrong(&mut self, path: &Path, why: String) {
-        self.harmed += 1;
+        if self.last_harmed.as_deref() != Some(path) {
+            self.harmed += 1;
+            self.last_harmed = Some(path.to_owned());
+        }
         let what = format!("{}: {}", shown(self.image), in_volume(path));
         self.progress.warn(&Failure::new(what, why));
     }

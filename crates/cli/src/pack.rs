@@ -93,7 +93,11 @@ fn finish(
         (false, _, size) => size.map(|size| Fit::Size(size.0)),
     };
     if let Some(fit) = fit.filter(|_| !is_device) {
-        volume.shrink_to_fit(fit).about(image)?;
+        let bytes = volume.shrink_to_fit(fit).about(image)?;
+        // Nobody asked for what it leaves free.
+        if fit == Fit::Tight && args.size.is_some_and(|size| size.0 < bytes) {
+            volume.shrink_to_fit(Fit::Slack(0)).about(image)?;
+        }
     }
     let stats = volume.stats();
     let image_bytes = stats.store.total_bytes;

@@ -20,9 +20,10 @@ use crate::signals::Pending;
 /// A file by its device and inode number.
 pub(crate) type FileId = (u64, u64);
 
-/// Bytes of a block device that are looked at to see whether it holds something, and where btrfs has its superblocks.
-const HEAD: usize = 128 << 10;
-const SUPERBLOCKS: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
+/// Bytes of a block device that are looked at to see whether it holds something.
+const HEAD: usize = 256 << 10;
+/// Where btrfs has its superblocks, and cowback a copy of its own.
+const SUPERBLOCKS: [u64; 4] = [64 << 10, 128 << 10, 64 << 20, 256 << 30];
 
 /// Where a fresh image goes.
 #[derive(Debug)]

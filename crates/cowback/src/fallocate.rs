@@ -71,11 +71,11 @@ impl File {
         range: Range<u64>,
         change: impl Fn(&std::sync::Arc<InodeIo>, ByteRange) -> StoreResult<()>,
     ) -> Result<()> {
-        if range.end > FILE_SIZE_MAX {
-            return Err(Error::TooLarge { at: range.end, max: FILE_SIZE_MAX });
-        }
         if range.start >= range.end {
             return Ok(());
+        }
+        if range.end > FILE_SIZE_MAX {
+            return Err(Error::TooLarge { at: range.end, max: FILE_SIZE_MAX });
         }
         let range = ByteRange::new(range.start, range.end);
         self.inner.check_writable()?;

@@ -118,15 +118,20 @@ impl Inner {
 
     /// A handle is closed.
     pub(crate) fn close_node(&self, node: &Arc<Node>) {
-        // Before anything is taken: what a commit does not find in the node is in the tree.
-        let _names = self.namespace_gate.read();
-        if self.check_open().is_err() {
-            return; // the last commit has everything, or has gone without; a file without a name goes when the volume is opened again
+        // Once the volume is closed, the last commit has everything, or has gone without; a file without a name goes when the volume is opened again.
+        if !node.attrs.is_clean() {
+            // Before anything is taken: what a commit does not find in the node is in the tree.
+            let _names = self.namespace_gate.read();
+            if self.check_open().is_ok() {
+                // What fails stays for the next commit, which reports it.
+                drop(self.write_back_meta(node));
+            }
         }
-        // What fails stays for the next commit, which reports it.
-        drop(self.write_back_meta(node));
         if self.nodes.close(node) == Closed::Evict {
-            self.throw_away(node);
+            let _names = self.namespace_gate.read();
+            if self.check_open().is_ok() {
+                self.throw_away(node);
+            }
         }
     }
 

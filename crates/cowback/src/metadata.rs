@@ -69,9 +69,9 @@ pub enum NewEntry {
     Dir,
     /// A symbolic link to these bytes.
     Symlink(Vec<u8>),
-    /// A character device with its major and minor number.
+    /// A character device with its major number, less than 2^12, and minor number, less than 2^20, as Linux has them.
     CharDevice(u32, u32),
-    /// A block device with its major and minor number.
+    /// A block device with its major and minor number, within the same bounds.
     BlockDevice(u32, u32),
     /// A named pipe.
     Fifo,

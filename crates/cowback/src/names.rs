@@ -101,6 +101,10 @@ impl Volume {
     fn make(&self, path: &Path, entry: &NewEntry, permissions: u32) -> Result<Ino> {
         let rdev = match *entry {
             NewEntry::CharDevice(major, minor) | NewEntry::BlockDevice(major, minor) => {
+                if major >= 1 << 12 || minor >= 1 << 20 {
+                    let why = format!("no device has the number {major}:{minor}");
+                    return Err(Error::Option { option: "entry", why });
+                }
                 make_rdev(major, minor)
             }
             _ => 0,
@@ -171,10 +175,11 @@ impl Volume {
         })
     }
 
-    /// Moves what is at `from` to `to`. What was at `to` is replaced, at once: whoever looks sees one or the other.
+    /// Moves what is at `from` to `to`. What was at `to` is replaced, at once: whoever looks sees one or the other. If both are names of one file,
+    /// nothing is done, as POSIX has it: both stay.
     ///
     /// # Errors
-    /// `from` does not exist, or is the root; `to` is a directory that is not empty, or of another sort; a directory would move into itself.
+    /// `from` or the directory of `to` does not exist, or `from` is the root; the new name is too long; `to` is a directory that is not empty, or of another sort; a directory would move into itself.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         Inner::check_not_root(from.as_ref())?;
         let (to_dir, to_name) = self.inner.entry(to.as_ref())?;

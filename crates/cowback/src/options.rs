@@ -39,13 +39,13 @@ pub struct Options {
     /// Bytes of file content kept in memory, 1 MiB at least. A quarter of it may be dirty before writeback starts, half before writers wait; from three
     /// eighths on they are slowed down, by at most 4 milliseconds for each MiB.
     ///
-    /// Tree blocks have a cache of their own, a sixteenth as large, but at least 8 MiB and at most 1 GiB. It is the volume's alone and comes on top, also with a
+    /// Tree blocks have a cache of their own, a sixteenth as large, but at least 8 MiB and at most 1 GiB (if they have 16 KiB; it counts blocks). It is the volume's alone and comes on top, also with a
     /// [`group`](Options::group): no budget counts it.
     pub cache_bytes: u64,
     /// The group that the volume's files belong to unless [`File::set_group`](crate::File::set_group) says otherwise, and with it the budget of
     /// memory that the volume shares with others. `None`: a budget of its own, of `cache_bytes`.
     pub group: Option<Group>,
-    /// Bytes of the new volume. `None`: an image grows with its content; a device is taken as a whole. When opening, the number is ignored:
+    /// Bytes of the new volume, 8 MiB at least, in whole blocks of 4 KiB. `None`: an image grows with its content; a device is taken as a whole. When opening, the number is ignored:
     /// `None` lets the volume grow with its content where its image can, `Some` does not.
     pub size: Option<u64>,
     /// Copies of metadata in the new volume. Ignored when opening.
@@ -59,7 +59,8 @@ pub struct Options {
     /// The time that everything gets instead of the clock's, so that the same calls make the same image. Fewer than 10^9 nanoseconds.
     pub fixed_time: Option<Timespec>,
     /// How often a background thread commits. A commit writes back all that is dirty, so that no dirty data gets much older than this: there
-    /// is no other expiry. A millisecond at least. `None`: never; then the image depends on nothing but the sequence of calls, and writeback is started by the
+    /// is no other expiry. A millisecond at least. `None`: there is no such thread, and commits are those of [`Volume::commit`](crate::Volume::commit),
+    /// of syncs, and of changes that find no space; then the image depends on nothing but the sequence of calls, and writeback is started by the
     /// writer that crosses the limit.
     pub commit_interval: Option<Duration>,
     /// Whether the volume is opened for reading only. Ignored when creating.

@@ -37,6 +37,10 @@ const IN_FLIGHT_MAX: u64 = 64 << 20;
 /// [`File`](crate::File)'s sync, has returned; after a crash the volume is exactly as at some commit. Dropping a volume without
 /// [`Volume::close`] is such a crash.
 ///
+/// A commit may come at any moment: a sync is one, the background thread makes them, and a change that finds no space commits and tries again (if
+/// that commit fails, its error is the change's). What has to be there together or not at all goes under one name, as by
+/// [`Volume::create_unnamed`], or behind a mark of one's own.
+///
 /// An image has one writer or many readers at a time; who comes in between is refused. A loop mount does not know of that: the image must not be
 /// mounted meanwhile.
 #[derive(Debug)]
@@ -96,7 +100,9 @@ impl Volume {
     /// Opens the volume in the file or on the block device `path`.
     ///
     /// # Errors
-    /// It is not btrfs, damaged, in need of a log replay, or uses a feature that is not known; what and where is said.
+    /// It is not btrfs, damaged, in need of a log replay, or uses a feature that is not known; what and where is said. It is in use already. An option
+    /// that cannot be. It can be read and not be written ([`StoreError::ReadOnly`](crate::error::StoreError::ReadOnly) says why), which
+    /// [`Options::read_only`] allows.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         let device = FileDevice::open(path, options.read_only).map_err(image(path))?;
@@ -214,17 +220,17 @@ impl Volume {
     /// still there, opening the image is refused as if the volume were open ([`ResourceBusy`](std::io::ErrorKind::ResourceBusy)).
     ///
     /// # Errors
-    /// As [`Volume::commit`]; what was not committed is lost then.
+    /// As [`Volume::commit`]; what was not committed is lost then. [`Error::NotAtRest`] after all was committed: a defect of cowback.
     pub fn close(mut self) -> Result<()> {
         self.stop_background();
         self.inner.shut_down()
     }
 
-    /// Cuts the image to what `fit` says: metadata is moved right behind the data. Writers and changes of names wait meanwhile. Returns the bytes
+    /// Cuts the image to what `fit` says, in whole blocks of 4 KiB: metadata is moved right behind the data. Writers and changes of names wait meanwhile. Returns the bytes
     /// that the image has then.
     ///
     /// # Errors
-    /// As [`Volume::commit`]. A device that cannot be resized, or a size of more than 2^62 bytes, as none has: everything is committed then, and the
+    /// As [`Volume::commit`]. A device that cannot be resized, a subvolume that is being deleted, or a size of more than 2^62 bytes, as none has: everything is committed then, and the
     /// volume goes on. A size in which the content has no room, or which the device cannot have: everything is committed then, but the volume
     /// takes no more changes until it is opened again.
     pub fn shrink_to_fit(&self, fit: Fit) -> Result<u64> {
