@@ -7,6 +7,7 @@
 //! | `entry` | attributes |
 //! | `links` | hard links |
 //! | `copy` | content |
+//! | `scale` | commits on the way |
 //! | `scan` | a first walk that counts, for the progress bar |
 //! | `report` | what is said at the end |
 //!
@@ -18,6 +19,7 @@ pub(crate) mod entry;
 mod links;
 mod names;
 pub(crate) mod report;
+pub(crate) mod scale;
 mod scan;
 mod tree;
 

@@ -18,9 +18,10 @@ use serde::Serialize;
 use crate::args::PutArgs;
 use crate::edit::into_dir;
 use crate::failure::{About, Explain, Failure, Outcome, Status, shown};
-use crate::pack::copy::{BUFFER, CopyError, copy, write};
+use crate::pack::copy::{BUFFER, CopyError, copy};
 use crate::pack::entry::TimePolicy;
 use crate::pack::report::stored;
+use crate::pack::scale::Scale;
 use crate::progress::Progress;
 use crate::size::{Size, ratio};
 use crate::xattrs::{Place, XattrReader};
@@ -43,7 +44,7 @@ pub(crate) fn put(args: &PutArgs) -> Outcome<Status> {
     let path = args.target(&volume).about(&args.image)?;
     let old = OldFile::find(&volume, &path).about(&args.image)?;
     let progress = Progress::new(args.report.quiet);
-    let mut put = Put { args, path, volume: &volume, progress };
+    let mut put = Put { args, path, volume: &volume, scale: Scale::new(&volume), progress };
     match put.make(&source, times, old.as_ref()) {
         Ok(bytes) => {
             put.progress.say("committing");
@@ -54,7 +55,7 @@ pub(crate) fn put(args: &PutArgs) -> Outcome<Status> {
             output::report(&args.report, &report, || report.summary())?;
             Ok(Status::Done)
         }
-        // Making space may have committed the half of it, without a name: it goes for good.
+        // The half of it may have been committed, without a name: it goes for good.
         Err(failure) => Err(match volume.close() {
             Ok(()) => failure,
             Err(error) => args.second(&failure, &error),
@@ -68,6 +69,8 @@ struct Put<'a> {
     /// Its place in the image.
     path: PathBuf,
     volume: &'a Volume,
+    /// The file has no name until all of it is there: so half of it may be committed.
+    scale: Scale<'a>,
     progress: Progress,
 }
 
@@ -92,9 +95,9 @@ impl Put<'_> {
                     && stat.st_size > 0 =>
             {
                 self.progress.begin(u64::try_from(stat.st_size).unwrap_or(0));
-                let Self { args, volume, progress, .. } = self;
+                let Self { args, volume, progress, scale, .. } = self;
                 let mut done = 0;
-                let copied = copy(file.as_fd(), stat, volume, target, &mut buffer, |bytes| {
+                let copied = copy(file.as_fd(), stat, scale, target, &mut buffer, |bytes| {
                     done += bytes;
                     progress.show(done, || message(done, volume));
                 });
@@ -120,7 +123,7 @@ impl Put<'_> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error).about(&self.args.file),
             };
-            write(self.volume, target, at, &buffer[..got]).about(&self.args.image)?;
+            self.scale.write(target, at, &buffer[..got]).about(&self.args.image)?;
             at += got as u64;
             self.progress.show(at, || message(at, self.volume));
         }

@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use cowback::{File, Volume};
+use cowback::File;
 use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::{Errno, pread};
+
+use crate::pack::scale::Scale;
 
 /// Bytes read at once.
 pub(crate) const BUFFER: usize = 1 << 20;
@@ -40,13 +42,13 @@ pub(crate) struct Copied {
     pub(crate) changed: bool,
 }
 
-/// Copies the file that is open as `source`, of which `stat` tells, to the empty `target` in `volume`. `read` is told of bytes as they are read.
+/// Copies the file that is open as `source`, of which `stat` tells, to the empty `target`. `read` is told of bytes as they are read.
 ///
 /// What is appended meanwhile is left out, and if the file is cut, the copy is, too.
 pub(crate) fn copy(
     source: BorrowedFd<'_>,
     stat: &Stat,
-    volume: &Volume,
+    scale: &mut Scale<'_>,
     target: &File,
     buffer: &mut [u8],
     mut read: impl FnMut(u64),
@@ -65,7 +67,7 @@ pub(crate) fn copy(
                 size = at; // it was cut
                 break;
             }
-            write(volume, target, at, &buffer[..got])?;
+            scale.write(target, at, &buffer[..got])?;
             at += got as u64;
             bytes += got as u64;
             read(got as u64);
@@ -83,7 +85,7 @@ pub(crate) fn copy(
 pub(crate) fn copy_unsized(
     source: BorrowedFd<'_>,
     stat: &Stat,
-    volume: &Volume,
+    scale: &mut Scale<'_>,
     target: &File,
     buffer: &mut [u8],
     mut read: impl FnMut(u64),
@@ -101,16 +103,10 @@ pub(crate) fn copy_unsized(
         if now.st_size > 0 && copied.bytes == 0 {
             return Ok(copied);
         }
-        write(volume, target, copied.bytes, &buffer[..got])?;
+        scale.write(target, copied.bytes, &buffer[..got])?;
         copied.bytes += got as u64;
         read(got as u64);
     }
-}
-
-/// Writes to a file of the volume. Once any content could not be written, nothing more is taken: it would be read in vain.
-pub(crate) fn write(volume: &Volume, target: &File, at: u64, bytes: &[u8]) -> cowback::Result<()> {
-    target.write_at(at, bytes)?;
-    volume.latest_write_error().map_or(Ok(()), Err)
 }
 
 fn read_some(source: BorrowedFd<'_>, buffer: &mut [u8], at: u64) -> io::Result<usize> {

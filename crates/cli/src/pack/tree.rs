@@ -15,6 +15,7 @@ use crate::pack::entry::{TimePolicy, permissions, special};
 use crate::pack::links::Links;
 use crate::pack::names::{self, Name};
 use crate::pack::report::{Counts, stored};
+use crate::pack::scale::Scale;
 use crate::progress::{Progress, files_of};
 use crate::size::ratio;
 use crate::target::FileId;
@@ -25,13 +26,6 @@ use crate::xattrs::{Place, XattrReader};
 const NAMES_HELD: usize = 16 << 20;
 /// The least that a directory may hold of them.
 const NAMES_MIN: usize = 64 << 10;
-
-/// Bytes of metadata, roughly, after which the walk commits: until then the changed parts of the trees are in memory.
-const COMMIT_WEIGHT: u64 = 24 << 20;
-/// What an entry adds to them besides its name; what 4 KiB of a file's content do; and content that is small enough to lie in the tree.
-const ENTRY_WEIGHT: u64 = 600;
-const BLOCK_WEIGHT: u64 = 6;
-const INLINE_MAX: u64 = 2048;
 
 /// Packs a tree.
 #[derive(Debug)]
@@ -50,8 +44,7 @@ pub(super) struct Packer<'a> {
     trail: Trail,
     /// Bytes of names held.
     held: usize,
-    /// Bytes of metadata since the last commit.
-    weight: u64,
+    scale: Scale<'a>,
     /// The source's file system, if the walk is to stay in it.
     only_on: Option<u64>,
 }
@@ -115,7 +108,7 @@ impl<'a> Packer<'a> {
             buffer: vec![0; BUFFER],
             trail: Trail::default(),
             held: 0,
-            weight: 0,
+            scale: Scale::new(volume),
             only_on: None,
         }
     }
@@ -205,7 +198,8 @@ impl<'a> Packer<'a> {
             FileType::Directory => Some(self.dir(stack, name, before)?),
             _ => self.other(stack, name).map(|()| None)?,
         };
-        self.weigh(ENTRY_WEIGHT + 3 * name.bytes.len() as u64)?;
+        self.scale.entry(name.bytes.len()).about(&self.args.image)?;
+        self.check_size()?;
         let (counts, volume) = (self.counts, self.volume);
         self.progress.show(counts.bytes, || message(counts, volume));
         Ok(level)
@@ -251,16 +245,16 @@ impl<'a> Packer<'a> {
 
     /// Gives a file that was just made its content and attributes.
     fn fill(&mut self, file: &OwnedFd, stat: &Stat, target: &File) -> Entry<()> {
-        let Self { buffer, counts, progress, volume, .. } = self;
+        let Self { buffer, counts, progress, volume, scale, .. } = self;
         let mut counts_now = *counts;
         let read = |bytes| {
             counts_now.bytes += bytes;
             progress.show(counts_now.bytes, || message(counts_now, volume));
         };
         let copied = if stat.st_size > 0 {
-            copy(file.as_fd(), stat, volume, target, buffer, read)
+            copy(file.as_fd(), stat, scale, target, buffer, read)
         } else {
-            copy_unsized(file.as_fd(), stat, volume, target, buffer, read)
+            copy_unsized(file.as_fd(), stat, scale, target, buffer, read)
         };
         let copied = copied.map_err(|error| self.copy_trouble(error))?;
         // Now, and not when the cache has no room: so content is in the order of the tree, however large the cache, and no worker waits for it.
@@ -269,8 +263,6 @@ impl<'a> Packer<'a> {
         if copied.changed {
             self.warn("changed while it was read; stored as it was read");
         }
-        let in_tree = if copied.bytes <= INLINE_MAX { copied.bytes } else { 0 };
-        self.weigh(copied.bytes / 4096 * BLOCK_WEIGHT + in_tree)?;
         let set = self.times.attributes(stat);
         target.set_attributes(&set).map_err(|error| self.volume_trouble(&error))
     }
@@ -370,22 +362,16 @@ impl<'a> Packer<'a> {
             Err(Trouble::Entry(why)) if args.keep_going => leave_out(why),
             taken => self.must(taken)?,
         }
-        self.weigh(weight)
+        self.scale.add(weight).about(&self.args.image)
     }
 
-    /// Adds to what the trees hold in memory, and commits when it is much.
-    fn weigh(&mut self, weight: u64) -> Outcome<()> {
-        self.weight += weight;
+    fn check_size(&self) -> Outcome<()> {
         // The volume grows as it must: what cannot fit in the end is not packed to the end.
         if let Some(size) = self.args.size {
             let needed = stored(&self.volume.stats());
             if needed > size.0 {
                 return Err(super::no_room(self.args, needed, size));
             }
-        }
-        if self.weight >= COMMIT_WEIGHT {
-            self.weight = 0;
-            self.volume.commit().about(&self.args.image)?;
         }
         Ok(())
     }

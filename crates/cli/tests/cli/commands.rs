@@ -115,6 +115,37 @@ fn json_of_pack_has_its_fields() {
 }
 
 #[test]
+fn a_file_in_many_pieces_is_committed_on_the_way() {
+    use std::os::unix::fs::FileExt;
+    const PIECES: u64 = 40_000;
+    let place = Place::new();
+    let make = |dir: &str, apart: u64| {
+        fs::create_dir(place.path(dir)).unwrap();
+        let file = fs::File::create(place.path(dir).join("f")).unwrap();
+        (0..PIECES).for_each(|piece| file.write_all_at(&[7; 4096], piece * apart).unwrap());
+    };
+    make("dense", 4096);
+    make("pieces", 8192);
+    let generation = |dir: &str| {
+        let image = place.arg(&format!("{dir}.img"));
+        cowback(&["pack", &place.arg(dir), &image, "--cache", "1M"]).ok();
+        cowback(&["info", &image, "--json"]).ok().json()["generation"].as_u64().unwrap()
+    };
+    // Each piece has an extent, and what the trees say of it is in memory until it is committed.
+    let (dense, pieces) = (generation("dense"), generation("pieces"));
+    assert!(pieces > dense, "{pieces} commits, and {dense} of a file in one piece");
+    // So it is for `put`, and nobody sees the half of it.
+    let image = place.arg("dense.img");
+    let args = ["put", "--grow", &image, &format!("{}/f", place.arg("pieces")), "/g"];
+    cowback(&args).ok();
+    let now = cowback(&["info", &image, "--json"]).ok().json()["generation"].as_u64().unwrap();
+    assert!(now > dense + 1, "{now} after {dense}");
+    let names = cowback(&["ls", &image]).ok().text();
+    assert_eq!(names.lines().collect::<Vec<_>>(), ["f", "g"]);
+    cowback(&["check", &image]).ok();
+}
+
+#[test]
 fn quiet_is_quiet_and_the_summary_is_one_line() {
     let place = Place::new();
     fs::create_dir(place.path("src")).unwrap();
