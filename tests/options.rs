@@ -53,6 +53,11 @@ fn each_option_that_cannot_be_is_named_and_no_image_is_made() {
             Options { commit_interval: Some(Duration::from_nanos(9)), ..plain.clone() },
         ),
         ("fixed_time", Options { fixed_time: Some(late), ..plain.clone() }),
+        ("threads", Options { threads: Options::THREADS_MAX + 1, ..plain.clone() }),
+        ("threads", Options { threads: usize::MAX, ..plain.clone() }),
+        ("size", Options { size: Some(4096), ..plain.clone() }),
+        ("size", Options { size: Some((1 << 62) + 4096), ..plain.clone() }),
+        ("size", Options { size: Some(u64::MAX), ..plain.clone() }),
     ];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
@@ -68,9 +73,12 @@ fn each_option_that_cannot_be_is_named_and_no_image_is_made() {
     let most = Options { label: "l".repeat(255), ..plain };
     Volume::create(&path, &most).unwrap().close().unwrap();
     for (option, options) in &wrong {
-        // A label is for new volumes alone.
+        // Label and size are for new volumes alone.
         match Volume::open(&path, options) {
-            Ok(volume) => assert_eq!((*option, volume.label()), ("label", vec![b'l'; 255])),
+            Ok(volume) => {
+                assert!(["label", "size"].contains(option), "{option}");
+                assert_eq!(volume.label(), [b'l'; 255]);
+            }
             refused => assert_eq!(named(refused), *option),
         }
     }

@@ -380,6 +380,12 @@ fn where_there_is_room_for_a_first_part_only_the_rest_stays_dirty_and_follows() 
 
 #[test]
 fn an_image_that_could_not_grow_is_tried_to_be_made_larger_again() {
+    grows_again(|volume| volume.try_resume().unwrap());
+    // Whoever finds no space has it tried, too.
+    grows_again(|_| {});
+}
+
+fn grows_again(resume: impl Fn(&Volume)) {
     let device = OnFullHost::new();
     let volume = Volume::create_on(Arc::clone(&device) as _, &options("none")).unwrap();
     let file = volume.create_file("f").unwrap();
@@ -400,7 +406,7 @@ fn an_image_that_could_not_grow_is_tried_to_be_made_larger_again() {
     assert!(error.is_no_space(), "{error}");
     assert!(file.write_at(at, &rng.bytes(1 << 20)).is_err(), "it is full now");
     device.longest.store(usize::MAX, Ordering::Relaxed);
-    volume.try_resume().unwrap();
+    resume(&volume);
     let content = rng.bytes(30 << 20);
     file.write_at(0, &content).unwrap();
     drop(file.sync_data()); // tells of what had failed

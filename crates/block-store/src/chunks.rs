@@ -186,17 +186,7 @@ impl ChunkMap {
 
     /// The free ranges of the device below `total`, aligned, in order.
     pub(crate) fn holes(&self, total: u64) -> Vec<ByteRange> {
-        let mut holes = Vec::new();
-        let mut at = RESERVED_START;
-        let ends = self.by_device.iter().map(|(start, len)| (*start, start + len));
-        for (start, end) in ends.chain([(total, total)]) {
-            let (from, to) = (at.next_multiple_of(STRIPE_LEN), start / STRIPE_LEN * STRIPE_LEN);
-            if from < to {
-                holes.push(ByteRange::new(from, to));
-            }
-            at = at.max(end);
-        }
-        holes
+        self.holes_in(ByteRange::new(0, total))
     }
 
     /// Device addresses for `copies` stripes of `len` bytes within `range`: each in the first hole that fits.
@@ -223,15 +213,21 @@ impl ChunkMap {
         Some(stripes)
     }
 
-    /// As [`ChunkMap::holes`], of `range`.
+    /// As [`ChunkMap::holes`], of `range`, in whose stripes it looks and no others: a volume has many.
     pub(crate) fn holes_in(&self, range: ByteRange) -> Vec<ByteRange> {
-        let mut holes = self.holes(range.end);
-        holes.retain_mut(|hole| {
-            // There may be stripes behind the range.
-            hole.end = hole.end.min(range.end);
-            hole.start = hole.start.max(range.start).min(hole.end);
-            !hole.is_empty()
-        });
+        let start = range.start.max(RESERVED_START);
+        let before = self.by_device.range(..start).next_back();
+        let mut at = before.map_or(start, |(stripe, len)| start.max(stripe + len));
+        let mut holes = Vec::new();
+        let inside = self.by_device.range(start..range.end.max(start));
+        let inside = inside.map(|(stripe, len)| (*stripe, stripe + len));
+        for (stripe, end) in inside.chain([(range.end, range.end)]) {
+            let hole = at.next_multiple_of(STRIPE_LEN)..stripe / STRIPE_LEN * STRIPE_LEN;
+            if !hole.is_empty() {
+                holes.push(ByteRange::new(hole.start, hole.end));
+            }
+            at = at.max(end);
+        }
         holes
     }
 }

@@ -26,6 +26,8 @@ pub(crate) use promises::Promises;
 
 /// Shortest extent that is taken close by rather than going on to look for a longer one.
 const GOOD_ENOUGH: u64 = 256 * 1024;
+/// Bytes by which a device that could not grow is asked to: a small block group.
+const ASKED_FOR: u64 = 16 << 20;
 
 /// What a block group is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -367,6 +369,25 @@ impl Space {
             self.note_group(class, first, data_before);
         }
         Ok(true)
+    }
+
+    /// Asks a device that could not grow with the volume whether it can now. It has the length that it had then.
+    ///
+    /// # Errors
+    /// The device's, if it tells of something else.
+    pub(crate) fn ask_to_grow(&mut self) -> StoreResult<()> {
+        if self.policy.grow || !self.may_grow {
+            return Ok(());
+        }
+        let device = &self.disk.device;
+        let now = device.len().map_err(|error| io("size", 0, 0, error))?;
+        let more = now.saturating_add(ASKED_FOR);
+        match device.set_len(more).and_then(|()| device.set_len(now)) {
+            Ok(()) => self.grow_again(),
+            Err(error) if has_no_room(&error) => {}
+            Err(error) => return Err(io("grow", more, 0, error)),
+        }
+        Ok(())
     }
 
     /// Tries again to make the device larger when there is no room, if it was to grow: whoever had no room for it may have some now.

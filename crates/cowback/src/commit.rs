@@ -11,8 +11,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cowback_base::sync::Mutex;
 use cowback_base::sync::atomic::Ordering;
+use cowback_base::sync::{Condvar, Mutex};
 use cowback_block_store::Store;
 use cowback_block_store::namespace::NamespaceError;
 use cowback_extent_io::{StoreError, StoreResult};
@@ -25,16 +25,20 @@ use crate::inner::Inner;
 use crate::node::Node;
 use crate::trace;
 
-/// Lets many who want a commit share one.
+/// Lets many who want a commit share one: one of them leads, and the others wait until it has ended. Those whom it covers go then, and of the
+/// rest one leads the next.
 #[derive(Debug, Default)]
 pub(crate) struct CommitGroup {
     /// Held by the one that commits.
     running: Mutex<()>,
     state: Mutex<GroupState>,
+    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct GroupState {
+    /// Somebody leads a commit, or is about to.
+    led: bool,
     begun: u64,
     /// The last commit that succeeded, by its number of beginning.
     done: u64,
@@ -62,16 +66,43 @@ impl Drop for WakeWriters<'_> {
     }
 }
 
+/// Has those go on who waited for a commit that is led, however it ends: by a panic, too.
+struct Leads<'a>(&'a CommitGroup);
+
+impl Drop for Leads<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().led = false;
+        self.0.ended.notify_all();
+    }
+}
+
+impl CommitGroup {
+    /// Leads a commit, or waits until one that began after this call has succeeded: then there is nothing to lead.
+    fn lead(&self) -> Option<Leads<'_>> {
+        let mut state = self.state.lock();
+        let wanted = state.begun + 1;
+        loop {
+            if state.done >= wanted {
+                return None;
+            }
+            if !state.led {
+                break;
+            }
+            self.ended.wait(&mut state);
+        }
+        state.led = true;
+        Some(Leads(self))
+    }
+}
+
 impl Inner {
     /// Makes every write and change that returned before this call durable. Returns the generation that holds them.
     pub(crate) fn commit(&self) -> Result<u64> {
-        let wanted = self.commits.state.lock().begun + 1;
+        let Some(_leads) = self.commits.lead() else { return Ok(self.store.generation()) };
         let _running = self.commits.running.lock();
+        // Whoever asks from here on is not covered.
         let number = {
             let mut state = self.commits.state.lock();
-            if state.done >= wanted {
-                return Ok(self.store.generation()); // somebody's commit began after this call, and succeeded
-            }
             state.begun += 1;
             state.begun
         };

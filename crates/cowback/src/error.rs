@@ -57,10 +57,46 @@ pub enum Error {
 /// Result of an operation on a volume.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// For devices and others who speak of errors as the standard library does. What an [`Error::Store`] got from the device keeps its kind.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Image { source, .. } | Error::Threads(source) => source.kind(),
+            Error::Store(StoreError::Io { source, .. }) => source.kind(),
+            Error::Store(StoreError::ReadOnly { .. }) => io::ErrorKind::ReadOnlyFilesystem,
+            Error::Store(StoreError::Corrupt { .. }) => io::ErrorKind::InvalidData,
+            Error::TooLarge { .. } => io::ErrorKind::FileTooLarge,
+            Error::Option { .. } => io::ErrorKind::InvalidInput,
+            error if error.is_no_space() => io::ErrorKind::StorageFull,
+            error if error.is_not_found() => io::ErrorKind::NotFound,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 impl Error {
-    /// Whether the cause is that there is no space left. Freeing some makes the operation possible again.
+    /// Whether the cause is that there is no space left: in the volume, or on the host of an image that grows. Freeing some makes the operation
+    /// possible again. (If it was a commit whose metadata the host had no room for, after [`Volume::try_resume`](crate::Volume::try_resume).)
     #[must_use]
     pub fn is_no_space(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match self {
+            Self::Store(error) | Self::Name { source: NamespaceError::Store(error), .. } => {
+                match error {
+                    StoreError::NoSpace { .. } => true,
+                    StoreError::Io { source, .. } => {
+                        matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+                    }
+                    _ => false,
+                }
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the volume itself has no space: a commit may make some.
+    pub(crate) fn is_volume_full(&self) -> bool {
         matches!(
             self,
             Self::Store(StoreError::NoSpace { .. })
@@ -81,5 +117,33 @@ impl Error {
             NamespaceError::Store(error) => Self::Store(error),
             source => Self::Name { path: path.to_path_buf(), source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn want_of_room_is_told_from_other_errors_of_a_device() {
+        let of_device = |kind: io::ErrorKind| {
+            let source = Arc::new(io::Error::from(kind));
+            Error::Store(StoreError::Io { op: "write", at: 4096, len: 512, source })
+        };
+        for (kind, no_space) in [
+            (io::ErrorKind::StorageFull, true),
+            (io::ErrorKind::QuotaExceeded, true),
+            (io::ErrorKind::BrokenPipe, false),
+        ] {
+            let error = of_device(kind);
+            assert_eq!((error.is_no_space(), error.is_volume_full()), (no_space, false));
+            let text = error.to_string();
+            let as_io = io::Error::from(error);
+            assert_eq!((as_io.kind(), as_io.to_string()), (kind, text));
+        }
+        let name = Error::at(Path::new("a"))(NamespaceError::NoInode { ino: Ino(7) });
+        assert_eq!(io::Error::from(name).kind(), io::ErrorKind::NotFound);
     }
 }

@@ -19,7 +19,7 @@ impl File {
     /// to the end of the range if it is shorter.
     ///
     /// The first write to each of these blocks goes to that space, as it is: not compressed, and with no need of other data space, so that it
-    /// cannot fail for want of it. A later one to the same block is copied on write, unless the file is one that is [overwritten in
+    /// cannot fail for want of it. It changes the trees: the sync after it is a commit. A later one to the same block is copied on write, unless the file is one that is [overwritten in
     /// place](File::set_nocow).
     ///
     /// ```
@@ -32,7 +32,7 @@ impl File {
     /// log.set_nocow(true)?; // while it is empty
     /// log.allocate(0..16 << 20)?; // is there from here on
     /// log.write_at(0, b"first record")?;
-    /// log.sync_data()?;
+    /// log.sync_data()?; // a commit: the first block is not empty any more
     /// log.write_at(12, b", second record")?;
     /// log.sync_data()?; // one write in place, and one flush
     /// assert_eq!(log.len(), 16 << 20);

@@ -19,7 +19,7 @@ impl Inner {
     pub(crate) fn change<T>(&self, gates: Gates, op: impl Fn() -> Result<T>) -> Result<T> {
         self.check_writable()?;
         match self.within(gates, &op) {
-            Err(error) if error.is_no_space() => {
+            Err(error) if error.is_volume_full() => {
                 self.make_space()?;
                 self.within(gates, &op)
             }
@@ -35,8 +35,10 @@ impl Inner {
         op()
     }
 
-    /// Writes everything back and commits, so that promised space that was not needed, and space that was freed, can be had.
+    /// Writes everything back and commits, so that promised space that was not needed, and space that was freed, can be had. First, a device that
+    /// could not grow before is asked whether it can now.
     fn make_space(&self) -> Result<()> {
+        self.store.ask_to_grow()?;
         self.commit().map(drop)
     }
 }

@@ -34,7 +34,8 @@ pub struct Options {
     pub compression: CompressionPolicy,
     /// Most bytes of a file in one compressed extent. See [`File::set_policy`](crate::File::set_policy) for single files.
     pub extent_size: ExtentSize,
-    /// Worker threads for compression, IO and decompression. Zero: one for each core.
+    /// Worker threads for compression, IO and decompression, [`Options::THREADS_MAX`] at most. Zero: one for each core. Several times as many as cores
+    /// do harm: those who look for work in vain look at all the others.
     pub threads: usize,
     /// Bytes of file content kept in memory, 1 MiB at least. A quarter of it may be dirty before writeback starts, half before writers wait; from three
     /// eighths on they are slowed down, by at most 4 milliseconds for each MiB.
@@ -93,10 +94,14 @@ impl Default for Options {
 
 /// Bytes of a tree block, as volumes are made.
 const NODE_BYTES: u64 = 16 << 10;
+/// The most bytes that a volume may be asked to have.
+const SIZE_MAX: u64 = 1 << 62;
 /// Least time between two commits that the background thread makes of itself: with less it would do nothing else.
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 impl Options {
+    /// The most [`Options::threads`] that there may be.
+    pub const THREADS_MAX: usize = 1024;
     /// The least [`Options::cache_bytes`] that there may be.
     pub const CACHE_BYTES_MIN: u64 = 1 << 20;
 
@@ -111,6 +116,10 @@ impl Options {
             let why = format!("{interval:?} is less than a millisecond; `None` is for never");
             return Err(Error::Option { option: "commit_interval", why });
         }
+        if self.threads > Self::THREADS_MAX {
+            let why = format!("{} are more than {}", self.threads, Self::THREADS_MAX);
+            return Err(Error::Option { option: "threads", why });
+        }
         check_time("fixed_time", self.fixed_time)
     }
 
@@ -124,6 +133,10 @@ impl Options {
             let least = MIN_VOLUME >> 20;
             let why =
                 format!("{bytes} bytes are fewer than {least} MiB, the least that a volume has");
+            return Err(Error::Option { option: "size", why });
+        }
+        if let Some(bytes) = self.size.filter(|bytes| *bytes > SIZE_MAX) {
+            let why = format!("{bytes} bytes are more than 2^62, the most that a device has");
             return Err(Error::Option { option: "size", why });
         }
         Ok(())

@@ -1,5 +1,8 @@
 //! Placing and mapping chunks.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 
 fn chunk(logical: u64, len: u64, stripes: &[u64]) -> Chunk {
@@ -20,6 +23,36 @@ fn stripes_fill_holes_first_and_never_overlap() {
     map.remove(third.logical).unwrap();
     assert_eq!(map.place(total, 8 << 20, 1), Some(vec![third.stripes[0]]));
     assert_eq!(map.place(total, 24 << 20, 1), None);
+}
+
+proptest! {
+    /// In units of a quarter of the alignment, as others may have stripes anywhere.
+    #[test]
+    fn holes_are_what_no_stripe_has_in_whole_units(
+        stripes in vec((64..400_u64, 1..40_u64), 0..12),
+        start in 0..420_u64,
+        len in 0..420_u64,
+    ) {
+        const QUARTER: u64 = STRIPE_LEN / 4;
+        let mut map = ChunkMap::default();
+        for (number, (at, len)) in (0..).zip(stripes) {
+            // What overlaps is refused.
+            drop(map.insert(chunk(number << 30, len * QUARTER, &[at * QUARTER])));
+        }
+        let range = ByteRange::at(start * QUARTER, len * QUARTER);
+        let free = |at: u64| {
+            let unit = ByteRange::at(at, STRIPE_LEN);
+            at >= RESERVED_START && unit.start >= range.start && unit.end <= range.end && !map.occupies(unit)
+        };
+        let mut expected: Vec<ByteRange> = Vec::new();
+        for at in (0..900 * QUARTER).step_by(usize::try_from(STRIPE_LEN).unwrap()).filter(|at| free(*at)) {
+            match expected.last_mut() {
+                Some(last) if last.end == at => last.end += STRIPE_LEN,
+                _ => expected.push(ByteRange::at(at, STRIPE_LEN)),
+            }
+        }
+        prop_assert_eq!(map.holes_in(range), expected);
+    }
 }
 
 #[test]

@@ -143,6 +143,14 @@ impl Store {
         Ok(())
     }
 
+    /// Asks a device that could not grow with the volume whether it can now. Nothing, if it could.
+    ///
+    /// # Errors
+    /// The device's, if it tells of something else than want of room.
+    pub fn ask_to_grow(&self) -> StoreResult<()> {
+        self.state.write().space.ask_to_grow()
+    }
+
     /// Makes the transaction that was captured last durable, if it is not. It is kept until it is.
     pub(super) fn write_out(&self, unfinished: &mut Option<Capture>) -> StoreResult<()> {
         let Some(capture) = unfinished else { return Ok(()) };
