@@ -209,6 +209,11 @@ impl Shared {
         list.store(Arc::new(alive.collect()));
     }
 
+    /// Whether all that is in the budget is of one group.
+    pub(crate) fn has_one_group(&self) -> bool {
+        self.group_count.load(Ordering::SeqCst) <= 1
+    }
+
     /// Unwritten pages with which a group goes on though the budget is at its hard limit: each group's part of a half of that.
     pub(crate) fn reserve(&self) -> u64 {
         let groups = self.group_count.load(Ordering::SeqCst).max(1);
@@ -217,8 +222,8 @@ impl Shared {
 
     /// Has all who wait look again.
     pub(crate) fn wake_all(&self) {
-        self.level.throttle.relieved();
-        self.groups().iter().for_each(|group| group.level.throttle.relieved());
+        self.level.throttle.wake_all();
+        self.groups().iter().for_each(|group| group.level.throttle.wake_all());
     }
 }
 

@@ -9,26 +9,22 @@
 //! order: so nobody stands in the common line whom its own group holds up.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cowback_base::sync::atomic::{AtomicU64, Ordering};
-use cowback_base::sync::{Condvar, Mutex};
+use cowback_base::sync::{Condvar, Mutex, MutexGuard};
 
-/// The queue of writers that wait for the disk.
+/// The line of writers that wait for the disk.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    queue: Mutex<Queue>,
-    wake: Condvar,
-    /// Writers in the queue; counted up before they look at the gauges, so that who lowers a gauge sees them.
+    line: Mutex<Line>,
+    /// Writers in the line; counted up before they look at the gauges, so that who lowers a gauge sees them.
     waiting: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    next: u64,
-    /// The tickets of those who wait, first come first.
-    tickets: VecDeque<u64>,
-}
+/// Those who wait, first come first, each by what wakes him and nobody else: of many writers one can go on.
+type Line = VecDeque<Arc<Condvar>>;
 
 impl Throttle {
     /// Whether somebody waits: who comes now waits behind.
@@ -48,40 +44,58 @@ impl Throttle {
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let begun = Instant::now();
-        let mut queue = self.queue.lock();
-        let ticket = queue.next;
-        queue.next += 1;
-        queue.tickets.push_back(ticket);
+        let own = Arc::new(Condvar::new());
+        let mut line = self.line.lock();
+        line.push_back(Arc::clone(&own));
         let its_turn = loop {
-            if queue.tickets.front() == Some(&ticket) && below() {
+            if line.front().is_some_and(|first| Arc::ptr_eq(first, &own)) && below() {
                 break true;
             }
             if give_up() {
                 break false;
             }
-            self.wake.wait(&mut queue);
+            own.wait(&mut line);
         };
-        queue.tickets.retain(|waiting| *waiting != ticket);
+        line.retain(|waiting| !Arc::ptr_eq(waiting, &own));
         self.waiting.fetch_sub(1, Ordering::SeqCst);
-        self.wake.notify_all();
+        // There may be room for him, too.
+        line.front().inspect(|first| {
+            first.notify_one();
+        });
         (begun.elapsed(), its_turn)
     }
 
     /// Writers that stand in the line.
     #[cfg(test)]
     pub(crate) fn in_line(&self) -> usize {
-        self.queue.lock().tickets.len()
+        self.line.lock().len()
     }
 
-    /// A count of unwritten pages went down, or there is a reason to give up.
+    /// A count of unwritten pages went down: the first in line looks again.
     pub(crate) fn relieved(&self) {
+        self.wake(1);
+    }
+
+    /// There may be a reason for any of those in line to go on or to give up: all look again.
+    pub(crate) fn wake_all(&self) {
+        self.wake(usize::MAX);
+    }
+
+    fn wake(&self, most: usize) {
         let order =
             if cfg!(canary = "look_unordered") { Ordering::Relaxed } else { Ordering::SeqCst };
-        if self.waiting.load(order) > 0 {
-            // Under the lock, so that nobody is between looking at the gauges and going to sleep.
-            let _queue = (!cfg!(canary = "notify_unlocked")).then(|| self.queue.lock());
-            self.wake.notify_all();
+        if self.waiting.load(order) > 0
+            && let Some(line) = self.lock_line()
+        {
+            line.iter().take(most).for_each(|waiting| {
+                waiting.notify_one();
+            });
         }
+    }
+
+    /// The line, when nobody is between looking at the gauges and going to sleep.
+    fn lock_line(&self) -> Option<MutexGuard<'_, Line>> {
+        if cfg!(canary = "notify_unlocked") { self.line.try_lock() } else { Some(self.line.lock()) }
     }
 }
 
@@ -157,7 +171,7 @@ mod tests {
                 }
             }
             quits.store(2, Ordering::SeqCst);
-            throttle.relieved();
+            throttle.wake_all();
             for round in 1..=5 {
                 room.fetch_add(1, Ordering::SeqCst);
                 throttle.relieved();

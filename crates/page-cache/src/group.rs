@@ -229,7 +229,14 @@ impl Share {
 
     /// Some of what was unwritten is not any more, or is counted in one place only again.
     pub(crate) fn relieved(&self) {
-        self.levels().iter().for_each(|level| level.throttle.relieved());
+        let [group, all] = self.levels();
+        group.throttle.relieved();
+        if self.group.shared.has_one_group() {
+            all.throttle.relieved();
+        } else {
+            // Whoever is of this group, wherever in the line, may be within its reserve now.
+            all.throttle.wake_all();
+        }
     }
 
     /// Whether the group has so little unwritten content that it goes on even when the budget is full.
