@@ -209,9 +209,9 @@ impl Shared {
         list.store(Arc::new(alive.collect()));
     }
 
-    /// Whether all that is in the budget is of one group.
+    /// Whether all that is in the budget is of one group. Who has to do with another one knows that it is there.
     pub(crate) fn has_one_group(&self) -> bool {
-        self.group_count.load(Ordering::SeqCst) <= 1
+        self.group_count.load(Ordering::Relaxed) <= 1
     }
 
     /// Unwritten pages with which a group goes on though the budget is at its hard limit: each group's part of a half of that.
