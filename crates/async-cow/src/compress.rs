@@ -116,15 +116,13 @@ thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
 }
 
-/// Decides how each part of `run` is stored, and compresses what is to be compressed. If that panics, the run is given back first (the
-/// parameters go from the last to the first) and the credit then: a commit that finds no credit out must see the run's error.
+/// Decides how each part of `run` is stored, and compresses what is to be compressed. If that panics, the run has failed when this is left.
 pub fn compress_file_range(
-    credit: Credit,
     run: DelallocRun,
     policy: FilePolicy,
     compress: &dyn Compress,
     counters: &Counters,
-) -> CompressedChunk {
+) -> Vec<AsyncExtent> {
     let mut extents = Vec::new();
     if run.inode().data_flags().may_write_in_place() {
         run_delalloc_nocow(run, policy, compress, counters, &mut extents);
@@ -133,7 +131,7 @@ pub fn compress_file_range(
     } else {
         compress_run(run, policy, compress, counters, &mut extents);
     }
-    CompressedChunk { extents, credit }
+    extents
 }
 
 /// Claims the place of each part of `run` that has one to be written to, and compresses the others.

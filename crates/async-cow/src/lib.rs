@@ -183,7 +183,8 @@ impl Shared {
     /// Phase one of one chunk, then phase two of it and of those that waited for it. If phase one panics, the chunk fails, and those pass.
     fn run_chunk(&self, chunk: AsyncChunk) {
         let AsyncChunk { run, ticket, credit, policy } = chunk;
-        let compressed = compress_file_range(credit, run, policy, &*self.compress, &self.counters);
-        ticket.arrive(Turn::Chunk(compressed));
+        // The credit is out until the run has its extents or has failed: a commit that finds none out sees the error of each run.
+        let extents = compress_file_range(run, policy, &*self.compress, &self.counters);
+        ticket.arrive(Turn::Chunk(CompressedChunk { extents, credit }));
     }
 }

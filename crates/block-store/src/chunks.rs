@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use cowback_base::ByteRange;
-use cowback_btrfs_disk::superblock::SUPER_LEN;
+use cowback_btrfs_disk::superblock::{SUPER_LEN, SUPER_OFFSETS};
 
 /// Chunks begin and end on multiples of this.
 pub(crate) const STRIPE_LEN: u64 = 64 * 1024;
@@ -24,8 +24,8 @@ const ADDRESS_END: u64 = 1 << 63;
 /// Bytes around each copy of the superblock that no extent may cover.
 pub(crate) const SUPER_STRIPE: u64 = 64 * 1024;
 
-/// Device addresses of the superblock's copies.
-pub(crate) const SUPER_COPIES: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
+/// No device has more bytes than that: no chunk is placed behind it, and no more is left free.
+pub(crate) const DEVICE_MAX: u64 = 1 << 62;
 
 /// Logical bytes and where they are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Chunk {
         let mut ranges = Vec::new();
         for &stripe in &self.stripes {
             let device = ByteRange::at(stripe, self.len);
-            for copy in SUPER_COPIES {
+            for copy in SUPER_OFFSETS {
                 if let Some(hit) = device.intersect(ByteRange::at(copy, SUPER_STRIPE)) {
                     let start = self.logical + (hit.start - stripe);
                     ranges.push(ByteRange::at(start, hit.len()));
@@ -136,7 +136,7 @@ impl ChunkMap {
     pub(crate) fn meets_super(at: u64, len: u64) -> bool {
         let range = ByteRange::new(at, at.saturating_add(len));
         let copy = |copy: &u64| ByteRange::at(*copy, SUPER_LEN as u64).intersect(range).is_some();
-        SUPER_COPIES.iter().any(copy)
+        SUPER_OFFSETS.iter().any(copy)
     }
 
     /// Device addresses of the copies of `[logical, logical + len)`, if one chunk holds all of it.

@@ -15,7 +15,7 @@ pub use memory::MemoryDevice;
 
 /// A flat array of bytes that survives, once flushed.
 ///
-/// What who implements this may rely on, and what is relied on:
+/// What the store promises a device, and what it relies on:
 ///
 /// * All methods may be called from any thread, and many at once; a write may come while a flush is under way.
 /// * Ranges that are written at the same time never overlap. A read that meets a write of the same range may give either, sector by sector.

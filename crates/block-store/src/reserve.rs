@@ -141,7 +141,7 @@ impl Load {
     }
 }
 
-/// What a tree block of `nodesize` bytes has of that of which one of [`COUNTED`] bytes has `count`.
+/// `count`, which is right for tree blocks of [`COUNTED`] bytes, for blocks of `nodesize` bytes.
 const fn in_block(count: u64, nodesize: u64) -> u64 {
     count * nodesize / COUNTED
 }

@@ -9,10 +9,11 @@ use std::io;
 
 use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::{BlockGroupItem, FreeSpaceInfo};
+use cowback_btrfs_disk::superblock::SUPER_OFFSETS;
 use cowback_btrfs_disk::{ItemKind, Key, TreeId, objectid};
 use cowback_extent_io::store::{StoreError, StoreResult};
 
-use crate::chunks::{Chunk, STRIPE_LEN, SUPER_COPIES, SUPER_STRIPE};
+use crate::chunks::{Chunk, DEVICE_MAX, STRIPE_LEN, SUPER_STRIPE};
 use crate::error::{corrupt, no_space};
 use crate::free_space::extent_key;
 use crate::space::{Class, Group};
@@ -32,9 +33,6 @@ const UNASKED_SHARE: u64 = 23;
 /// Bytes that the kernel's driver wants to have free for the chunk tree before it makes a chunk; else it makes one for the
 /// chunk tree first.
 const SPARE_SYSTEM: u64 = 640 << 10;
-
-/// No device has more bytes than that: no chunk is placed behind it, and no more is left free.
-const DEVICE_MAX: u64 = 1 << 62;
 
 /// What a volume is cut to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +183,7 @@ impl State {
             };
             let over_super = |stripe: &u64| {
                 let range = ByteRange::at(*stripe, len);
-                let copies = SUPER_COPIES.iter().map(|at| ByteRange::at(*at, SUPER_STRIPE));
+                let copies = SUPER_OFFSETS.iter().map(|at| ByteRange::at(*at, SUPER_STRIPE));
                 copies.filter(|copy| copy.intersect(range).is_some()).count() as u64
             };
             let lost = stripes.iter().map(over_super).sum::<u64>() * SUPER_STRIPE;

@@ -4,6 +4,9 @@
 //! [`Options::group`](crate::Options::group). All that is in a budget belongs to a group: to the root group at first. Others have limits of
 //! their own, within which nobody else can touch their pages, and at which nobody but their own writers are slowed down.
 //!
+//! Volumes of one group wait for each other's devices at the group's limits, but for those whose writes fail: one whose device may hang should have a
+//! group of its own.
+//!
 //! A volume whose device is a file of another volume needs a budget of its own, or another group: at a limit that they share, each would wait for
 //! the other to write.
 //!

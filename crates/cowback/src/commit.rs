@@ -183,7 +183,7 @@ impl Inner {
                 Err(NamespaceError::NoInode { .. }) if node.is_nameless() => {}
                 Err(error) => {
                     self.dirty.add(&node);
-                    result = Err(Error::at(std::path::Path::new(""))(error));
+                    result = Err(Error::from(error));
                 }
             }
         }

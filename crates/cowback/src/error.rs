@@ -75,6 +75,13 @@ impl From<Error> for io::Error {
     }
 }
 
+/// Of an open file, or of a commit: there is no path to tell.
+impl From<NamespaceError> for Error {
+    fn from(error: NamespaceError) -> Self {
+        Self::at(Path::new(""))(error)
+    }
+}
+
 impl Error {
     /// Whether the cause is that there is no space left: in the volume, or on the host of an image that grows. Freeing some makes the operation
     /// possible again. (If it was a commit whose metadata the host had no room for, after [`Volume::try_resume`](crate::Volume::try_resume).)

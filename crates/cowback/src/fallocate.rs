@@ -1,7 +1,6 @@
 //! Space that a file has before it is written to, and files that are overwritten in place.
 
 use std::ops::Range;
-use std::path::Path;
 
 use cowback_base::ByteRange;
 use cowback_block_store::namespace::AttrChange;
@@ -111,7 +110,7 @@ impl File {
                 self.inner.store.set_attr(ino, &change).map(drop)
             })
         };
-        let set = || set().map_err(Error::at(Path::new("")));
+        let set = || set().map_err(Error::from);
         if self.inner.change(Gates::NamesAndData, set)? {
             return Ok(());
         }

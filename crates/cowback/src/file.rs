@@ -1,6 +1,5 @@
 //! An open file.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange};
@@ -193,7 +192,7 @@ impl File {
         change: impl Fn(&Arc<InodeIo>) -> std::result::Result<(), StoreError>,
     ) -> Result<()> {
         self.inner.change(Gates::NamesAndData, || {
-            self.inner.put_ahead(&self.node).map_err(Error::at(Path::new("")))?;
+            self.inner.put_ahead(&self.node)?;
             let size = self.node.io.size();
             let result = change(&self.node.io);
             self.changed(size);
@@ -312,7 +311,7 @@ impl File {
         set.check()?;
         self.inner.change(Gates::Names, || {
             let set = self.inner.set_attributes(self.node.io.ino(), Some(&self.node), set);
-            set.map_err(Error::at(Path::new("")))
+            Ok(set?)
         })
     }
 
@@ -323,7 +322,7 @@ impl File {
     pub fn set_xattr(&self, name: &[u8], value: &[u8]) -> Result<()> {
         self.inner.change(Gates::Names, || {
             let set = self.inner.store.set_xattr(self.node.io.ino(), name, value, XattrMode::Any);
-            set.map_err(Error::at(Path::new("")))
+            Ok(set?)
         })
     }
 
@@ -332,7 +331,7 @@ impl File {
     /// # Errors
     /// Its inode cannot be read.
     pub fn metadata(&self) -> Result<crate::Metadata> {
-        self.inner.metadata_of(self.node.io.ino()).map_err(Error::at(Path::new("")))
+        Ok(self.inner.metadata_of(self.node.io.ino())?)
     }
 
     /// Bytes of the file that wait for writeback.

@@ -72,7 +72,7 @@ impl Inner {
 
     /// Throws away what was unlinked and still open when the volume went down.
     pub(crate) fn evict_orphans(&self) -> Result<()> {
-        let orphans = self.store.orphans().map_err(Error::at(std::path::Path::new("")))?;
+        let orphans = self.store.orphans()?;
         orphans.into_iter().for_each(|ino| self.evict(ino));
         Ok(())
     }

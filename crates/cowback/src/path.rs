@@ -183,8 +183,8 @@ impl Inner {
         }
     }
 
-    /// What `op` makes of the inode that `path` names. If that goes before it is done, as another has been given its name, it is the other's turn:
-    /// who replaces a file leaves no moment at which there is none.
+    /// Runs `op` on the inode that `path` names. If that vanishes meanwhile because another was renamed over it, runs `op` on the other one: who
+    /// replaces a file leaves no moment at which there is none.
     pub(crate) fn at_path<T>(&self, path: &Path, op: impl Fn(Ino) -> Result<T>) -> Result<T> {
         let mut ino = self.resolve(path)?;
         loop {

@@ -41,8 +41,11 @@ const IN_FLIGHT_MAX: u64 = 64 << 20;
 /// that commit fails, its error is the change's). What has to be there together or not at all goes under one name, as by
 /// [`Volume::create_unnamed`], or behind a mark of one's own.
 ///
+/// Reads and writes go on while a commit is made. What changes names, attributes, or a file's extents (a truncate, a hole, an allocation) waits until
+/// what was dirty when the commit took its cut is on disk.
+///
 /// An image has one writer or many readers at a time; who comes in between is refused. A loop mount does not know of that: the image must not be
-/// mounted meanwhile.
+/// mounted meanwhile. Nor does a child that the process forks: a volume's threads are not in it, and it must not use the volume.
 #[derive(Debug)]
 pub struct Volume {
     pub(crate) inner: Arc<Inner>,
@@ -109,7 +112,7 @@ impl Volume {
         Self::open_on(Arc::new(device), options)
     }
 
-    /// Opens the volume on `device`.
+    /// Opens the volume on `device`. That no other volume is open on the same device is the caller's business, but for files and block devices.
     ///
     /// # Errors
     /// As [`Volume::open`].

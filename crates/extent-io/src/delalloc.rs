@@ -153,8 +153,8 @@ impl DelallocRun {
         self.parts().file_size
     }
 
-    /// Whether the run is known to end where the file does, if it is all of it: no write that might fail was extending the file when the run was
-    /// frozen. An inline extent has to be as long as the file.
+    /// Whether no write was extending the file when the run was frozen, so that [`DelallocRun::file_size`] is final. Only then may the run become an
+    /// inline extent, which has to be as long as the file.
     #[must_use]
     pub fn size_is_settled(&self) -> bool {
         self.parts().settled

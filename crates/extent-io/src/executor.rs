@@ -7,7 +7,7 @@ pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Something that runs jobs, in any order, sooner or later, on any thread.
 pub trait Executor: Send + Sync + fmt::Debug {
-    /// Takes `job`. The caller holds no lock (law R2).
+    /// Takes `job`. The caller holds no lock that a job takes (law R2): no page, leaf or extent lock, and none of the store's.
     fn spawn(&self, job: Job);
 }
 

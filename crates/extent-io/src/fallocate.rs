@@ -122,8 +122,8 @@ impl InodeIo {
         }
     }
 
-    /// Has `change` change the flags of the inode of this file, which then says of it what `flags` makes of what it says now. False, with nothing
-    /// done, if the file is not empty.
+    /// Runs `change`, which writes the inode item, and then has `flags` change the copy of the flags that is kept here. False, with nothing done, if
+    /// the file is not empty.
     ///
     /// # Errors
     /// Those of `change`.

@@ -1,4 +1,4 @@
-//! What of a file is on its way, by when it was sent: who waits, waits for what was sent before, and new writeback cannot keep it.
+//! Pages of a file that are on their way to disk, by epoch: who waits, waits for what was sent before he came, and new writeback cannot keep him.
 //!
 //! A run is frozen in the file's running epoch, and it and what becomes of it, be it split, inline or ordered, counts there until it is
 //! stored or has failed. Who waits ends the epoch, and waits until nothing is left of it and of those before.

@@ -119,7 +119,7 @@ impl InodeIo {
         *self.data_flags.read()
     }
 
-    /// Says what its inode says. For whoever has just made this: later they change along with the inode only.
+    /// Sets the flags that were read from the inode item. For whoever has just made this: later they change along with the item only.
     pub fn set_data_flags(&self, flags: DataFlags) {
         *self.data_flags.write() = flags;
     }

@@ -188,7 +188,8 @@ impl PageCache {
 
     // ---- writeback ----
 
-    /// Sets who writes the dirty pages back; `None`: nobody any more. Returns when who did is not at it any more on behalf of others.
+    /// Sets who writes the dirty pages back; `None`: nobody any more. Waits until no thread is in the [`Flusher::start`]
+    /// of who did it before.
     pub fn set_flusher(&self, flusher: Option<Arc<dyn Flusher>>) {
         let old = std::mem::replace(&mut *self.flusher.write(), flusher);
         drop(old);

@@ -11,7 +11,7 @@ pub struct CacheLimits {
     pub budget: u64,
     /// Dirty content from which on the flusher should run, until less than half of it is left.
     pub background: u64,
-    /// Unwritten content, dirty or on its way to disk, at which writers wait. From half-way between `background` and here on they are
+    /// Unwritten content, dirty or on its way to disk, at which writers wait; each of them may exceed it by the MiB that it writes at once. From half-way between `background` and here on they are
     /// slowed down. At least a page (4 KiB): with less, writers would wait for ever, and it is taken as that.
     pub hard: u64,
 }

@@ -44,9 +44,17 @@ pub fn list(trees: &dyn Trees, tree: TreeId) -> StoreResult<Vec<Ino>> {
 /// Whether `ino` is marked as an orphan.
 ///
 /// # Errors
-/// [`NamespaceError::NotSupported`] if the inode has names and is no orphan, or the store's.
-pub fn is_marked(trees: &dyn Trees, tree: TreeId, ino: Ino) -> NsResult<bool> {
-    let marked = trees.get(tree, &key_of(ino))?.is_some();
+/// The store's.
+pub fn is_marked(trees: &dyn Trees, tree: TreeId, ino: Ino) -> StoreResult<bool> {
+    Ok(trees.get(tree, &key_of(ino))?.is_some())
+}
+
+/// Fails if `ino` has names and is not marked as an orphan: [`evict`] is not for it. Gives whether it is marked.
+///
+/// # Errors
+/// [`NamespaceError::NotSupported`], or the store's.
+pub fn check_evictable(trees: &dyn Trees, tree: TreeId, ino: Ino) -> NsResult<bool> {
+    let marked = is_marked(trees, tree, ino)?;
     if !marked && inode::find(trees, tree, ino)?.is_some_and(|item| item.nlink > 0) {
         let what = "an inode with names cannot be evicted";
         return Err(NamespaceError::NotSupported { ino, what });
@@ -61,7 +69,7 @@ pub fn is_marked(trees: &dyn Trees, tree: TreeId, ino: Ino) -> NsResult<bool> {
 /// # Errors
 /// [`NamespaceError::NotSupported`] if the inode has names and is no orphan, or the store's.
 pub fn evict(trees: &mut dyn Trees, tree: TreeId, ino: Ino, most: u64) -> NsResult<bool> {
-    let marked = is_marked(trees, tree, ino)?;
+    let marked = check_evictable(trees, tree, ino)?;
     let item = inode::find(trees, tree, ino)?;
     let has_names = item.is_some_and(|item| item.nlink > 0);
     if let Some(mut item) = item.filter(|_| !has_names) {

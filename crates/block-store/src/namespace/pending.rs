@@ -122,12 +122,6 @@ impl Pending {
         self.inodes.contains_key(&ino)
     }
 
-    /// Inodes with completions that wait.
-    #[must_use]
-    pub fn inodes(&self) -> usize {
-        self.inodes.len()
-    }
-
     /// Takes in a completed extent.
     pub fn finish(&mut self, finished: FinishedExtent) {
         let FinishedExtent { ino, range, written, compression } = finished;
@@ -193,8 +187,8 @@ impl Pending {
         }
     }
 
-    /// What waits for byte `offset` of the file, and whether it has checksums; or around which bytes nothing waits, with what the trees
-    /// say of them being void if so told.
+    /// What waits for byte `offset` of the file, and whether it has checksums; or the gap around it for which nothing waits. If the file has become
+    /// inline, the gap is a hole, whatever the trees say.
     #[must_use]
     pub fn find(&self, ino: Ino, offset: u64) -> Waiting {
         let Some(waiting) = self.inodes.get(&ino) else {

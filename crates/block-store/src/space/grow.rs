@@ -8,7 +8,7 @@ use cowback_base::ByteRange;
 use cowback_btrfs_disk::items::BlockGroupFlags;
 
 use super::{Class, Space};
-use crate::chunks::{Chunk, ChunkMap, RESERVED_START, STRIPE_LEN};
+use crate::chunks::{Chunk, ChunkMap, DEVICE_MAX, RESERVED_START, STRIPE_LEN};
 
 const MIB: u64 = 1 << 20;
 
@@ -22,7 +22,7 @@ const ZONE_MAX: u64 = 2048 * MIB;
 fn zones(class: Class) -> impl Iterator<Item = ByteRange> {
     let zones = std::iter::successors(Some(ByteRange::at(RESERVED_START, ZONE_FIRST)), |zone| {
         let len = (zone.len() * 2).min(ZONE_MAX);
-        (zone.end < 1 << 62).then(|| ByteRange::at(zone.end, len))
+        (zone.end < DEVICE_MAX).then(|| ByteRange::at(zone.end, len))
     });
     zones.map(move |zone| {
         let border = zone.start + zone.len() / 4;
@@ -84,8 +84,8 @@ impl Space {
                 let place = |range| map.place(range, wanted, copies_usize);
                 match self.policy.metadata_at {
                     None => zones(class).find_map(place),
-                    Some(_) if class == Class::Data => place(ByteRange::new(0, 1 << 62)),
-                    Some(behind) => place(ByteRange::new(behind, 1 << 62)),
+                    Some(_) if class == Class::Data => place(ByteRange::new(0, DEVICE_MAX)),
+                    Some(behind) => place(ByteRange::new(behind, DEVICE_MAX)),
                 }
             });
             stripes.map(|stripes| (wanted, stripes))

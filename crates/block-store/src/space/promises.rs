@@ -12,8 +12,9 @@
 use cowback_base::{BLOCK_SIZE, ByteRange, COMPRESSED_EXTENT_MAX};
 
 use super::{Class, Space};
-use crate::chunks::{STRIPE_LEN, SUPER_COPIES, SUPER_STRIPE};
+use crate::chunks::{STRIPE_LEN, SUPER_STRIPE};
 use crate::error::no_space;
+use cowback_btrfs_disk::superblock::SUPER_OFFSETS;
 use cowback_extent_io::store::StoreResult;
 
 /// Promises of one kind.
@@ -251,7 +252,7 @@ impl Space {
     fn capacity(&self, class: Class) -> u64 {
         let holes = self.disk.with_chunks(|map| map.holes_in(self.part(class)));
         let bytes = bytes_of(&holes) / (self.copies(class) * STRIPE_LEN) * STRIPE_LEN;
-        let supers = SUPER_COPIES.map(|at| ByteRange::at(at, SUPER_STRIPE));
+        let supers = SUPER_OFFSETS.map(|at| ByteRange::at(at, SUPER_STRIPE));
         let within = |copy: &&ByteRange| holes.iter().any(|hole| hole.intersect(**copy).is_some());
         bytes.saturating_sub(supers.iter().filter(within).count() as u64 * SUPER_STRIPE)
     }

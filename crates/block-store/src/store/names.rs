@@ -287,7 +287,7 @@ impl Store {
         let mut most = STEP_EXTENTS;
         loop {
             let load = |state: &State| {
-                orphan::is_marked(state, state.tree, ino)?;
+                orphan::check_evictable(state, state.tree, ino)?;
                 Ok(Load::removal(most, most * COMPRESSED_EXTENT_MAX))
             };
             let step = self.change("removing a file", Purpose::Remove, load, |state| {
