@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cowback::device::{BlockDevice, MemoryDevice};
 use cowback::error::StoreError;
-use cowback::options::Profile;
+use cowback::options::{ChecksumKind, Profile};
 use cowback::{Error, File, Options, Volume};
 use cowback_base::sync::Mutex;
 use cowback_testkit::random::Rng;
@@ -489,4 +489,51 @@ fn a_write_that_is_refused_leaves_nothing_that_no_commit_writes() {
     assert_eq!((file.len(), file.dirty_bytes()), (100, 0));
     drop((file, ballast));
     volume.close().unwrap();
+}
+
+#[test]
+fn a_file_of_very_many_extents_is_cut_on_a_volume_that_has_no_room_to_do_so_at_once() {
+    const EXTENTS: u64 = 300;
+    for cut in [0, 3 * BLOCK + 100] {
+        let device = Arc::new(MemoryDevice::new(14 << 20));
+        let options = Options {
+            metadata: Profile::Single,
+            checksum: ChecksumKind::Sha256,
+            size: Some(14 << 20),
+            ..options("none")
+        };
+        let volume = Volume::create_on(Arc::clone(&device) as _, &options).unwrap();
+        // Far apart on disk, so that each has a place of its own in the trees.
+        let (mut rng, file) = (Rng::new(9), volume.create_file("pieces").unwrap());
+        let other = volume.create_file("between").unwrap();
+        for piece in 0..EXTENTS {
+            for file in [&file, &other] {
+                file.write_at(2 * piece * BLOCK, &rng.bytes(4096)).unwrap();
+                file.start_writeback();
+            }
+        }
+        volume.commit().unwrap();
+        let mut count = 0;
+        for _ in 0..2 {
+            while match volume.create_file(format!("{count:0100}")) {
+                Ok(_) => true,
+                Err(error) => !error.is_no_space() && panic!("{error}"),
+            } {
+                count += 1;
+            }
+            drop(volume.commit());
+        }
+        let commits = volume.stats().commits.count;
+        file.set_len(cut).unwrap();
+        assert!(volume.stats().commits.count > commits + 1, "at once, or in one try more");
+        assert_eq!(file.len(), cut);
+        let left = usize::try_from(cut).unwrap();
+        file.sync_all().unwrap();
+        drop((file, other, volume)); // without a close
+        let volume = Volume::open_on(Arc::clone(&device) as _, &options).unwrap();
+        assert_eq!(read_all(&volume, "pieces").unwrap().len(), left);
+        volume.remove_file(format!("{:0100}", 0)).unwrap();
+        volume.close().unwrap();
+        Volume::check_on(&*device, &mut |problem| panic!("{problem}")).unwrap();
+    }
 }

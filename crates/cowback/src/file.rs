@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange};
+use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange, block_align_down};
 use cowback_block_store::namespace::XattrMode;
 use cowback_extent_io::store::{Compression, ExtentKind};
 use cowback_extent_io::write::FILE_SIZE_MAX;
@@ -166,11 +166,33 @@ impl File {
     /// # Errors
     /// A volume that takes no changes, no space, a block that cannot be read, the largest file size: the file is as before then. Or the cache is
     /// full of what cannot be written to disk: then it was done.
+    ///
+    /// A full volume may lack the room to cut off very many extents at once. Then they go in steps from the end on, with commits between: others, and
+    /// who opens the volume after a crash, may find the file at a length on the way, and so it stays if the volume fails meanwhile.
     pub fn set_len(&self, size: u64) -> Result<()> {
         if size > FILE_SIZE_MAX {
             return Err(Error::TooLarge { at: size, max: FILE_SIZE_MAX });
         }
-        self.change_extents(|io| io.truncate(size))
+        match self.change_extents(|io| io.truncate(size)) {
+            Err(error) if error.is_volume_full() && size < self.len() => self.cut_in_steps(size),
+            done => done,
+        }
+    }
+
+    /// Cuts the file on a volume that has no room to tell the trees of all that goes at once: from its end on, in steps. What one gives back, the next
+    /// one has when it is committed, which happens if it finds no space.
+    fn cut_in_steps(&self, size: u64) -> Result<()> {
+        let mut step = (self.len().saturating_sub(size) / 2).max(BLOCK_SIZE);
+        loop {
+            let to = size.max(block_align_down(self.len().saturating_sub(step)));
+            match self.change_extents(|io| io.truncate(to)) {
+                Ok(()) if to == size => return Ok(()),
+                // Room comes back, little by little.
+                Ok(()) => step += step / 4,
+                Err(error) if error.is_volume_full() && step > BLOCK_SIZE => step /= 2,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Makes `range`, as far as it is in the file, a hole: it reads as zeros, and its whole blocks (4 KiB) take no space any more. The
