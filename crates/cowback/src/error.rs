@@ -89,16 +89,10 @@ impl Error {
     pub fn is_no_space(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match self {
-            Self::Store(error) | Self::Name { source: NamespaceError::Store(error), .. } => {
-                match error {
-                    StoreError::NoSpace { .. } => true,
-                    StoreError::Io { source, .. } => {
-                        matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
-                    }
-                    _ => false,
-                }
+            Self::Store(StoreError::Io { source, .. }) => {
+                matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
             }
-            _ => false,
+            error => error.is_volume_full(),
         }
     }
 

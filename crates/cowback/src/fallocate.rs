@@ -18,8 +18,8 @@ impl File {
     /// to the end of the range if it is shorter.
     ///
     /// The first write to each of these blocks goes to that space, as it is: not compressed, and with no need of other data space, so that it
-    /// cannot fail for want of it. It changes the trees: the sync after it is a commit. A later one to the same block is copied on write, unless the file is one that is [overwritten in
-    /// place](File::set_nocow).
+    /// cannot fail for want of it. It changes the trees: the sync after it is a commit. A later one to the same block is copied on write, unless the
+    /// file is one that is [overwritten in place](File::set_nocow).
     ///
     /// ```
     /// # use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! The interval map against one set of bits per byte.
 
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -99,31 +102,26 @@ fn clearing_delalloc_that_was_never_set_is_a_phantom_dirty_page() {
 
 #[test]
 fn who_waits_for_a_range_gets_it_when_it_is_free() {
-    let states = ExtentStates::default();
-    let (at_the_lock, waits) = std::sync::mpsc::channel();
-    let (got, done) = std::sync::mpsc::channel();
+    let states = Arc::new(ExtentStates::default());
+    let (at_the_lock, waits) = mpsc::channel();
+    let (got, done) = mpsc::channel();
     let held = states.lock_range(ByteRange::new(0, 8192));
-    std::thread::scope(|scope| {
-        for range in [ByteRange::new(0, 4096), ByteRange::new(4096, 12_288)] {
-            let (states, at_the_lock, got) = (&states, at_the_lock.clone(), got.clone());
-            scope.spawn(move || {
-                at_the_lock.send(()).unwrap();
-                drop(states.lock_range(range));
-                got.send(()).unwrap();
-            });
-        }
-        // What does not overlap is not held up.
-        drop(states.lock_range(ByteRange::new(8192, 12_288)));
-        (0..2).for_each(|_| waits.recv().unwrap());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        assert!(done.try_recv().is_err(), "it is held");
-        drop(held);
-        for _ in 0..2 {
-            // Longer than any schedule could hold it up: without being woken they wait for ever.
-            let woken = done.recv_timeout(std::time::Duration::from_secs(60));
-            if woken.is_err() {
-                std::process::abort(); // the threads would be waited for
-            }
-        }
-    });
+    for range in [ByteRange::new(0, 4096), ByteRange::new(4096, 12_288)] {
+        let (states, at_the_lock, got) = (Arc::clone(&states), at_the_lock.clone(), got.clone());
+        std::thread::spawn(move || {
+            at_the_lock.send(()).unwrap();
+            drop(states.lock_range(range));
+            got.send(()).unwrap();
+        });
+    }
+    // What does not overlap is not held up.
+    drop(states.lock_range(ByteRange::new(8192, 12_288)));
+    (0..2).for_each(|_| waits.recv().unwrap());
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(done.try_recv().is_err(), "it is held");
+    drop(held);
+    for _ in 0..2 {
+        // Longer than any schedule could hold it up.
+        assert_eq!(done.recv_timeout(Duration::from_secs(60)), Ok(()), "nobody was woken");
+    }
 }
