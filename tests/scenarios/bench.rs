@@ -53,6 +53,12 @@ impl Bench {
         files
     }
 
+    /// Opens the volume anew as it is on disk.
+    pub(crate) fn killed(self) -> Volume {
+        drop(self.volume);
+        Volume::open_on(self.device, &self.options).unwrap()
+    }
+
     /// Commits, and opens the volume anew, with nothing in its cache; the file `name` is `content` then.
     pub(crate) fn settle(self, name: &str, content: &[u8]) {
         let options = self.options.clone();

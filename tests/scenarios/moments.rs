@@ -232,3 +232,31 @@ fn a_volume_that_is_dropped_with_work_in_flight_waits_for_it_and_is_as_at_its_la
         });
     }
 }
+
+#[test]
+fn names_and_writeback_go_on_while_a_commit_is_written() {
+    for threads in POOLS {
+        must_end("a commit", move || {
+            let bench = Bench::new("zstd:1", threads);
+            bench.volume.create_file("before").unwrap();
+            bench.device.shut();
+            std::thread::scope(|scope| {
+                let commit = scope.spawn(|| bench.volume.commit().unwrap());
+                bench.device.wait_for(1);
+                // It stands before the device with its first tree blocks.
+                bench.volume.rename("before", "renamed").unwrap();
+                let file = bench.volume.create_file("new").unwrap();
+                file.write_at(0, &noise(BLOCK, 1)).unwrap();
+                file.start_writeback();
+                bench.device.wait_for(2);
+                assert!(!commit.is_finished());
+                bench.device.open();
+                commit.join().unwrap();
+            });
+            let volume = bench.killed();
+            assert!(volume.exists("before").unwrap(), "what came behind the cut is in it");
+            assert!(!volume.exists("renamed").unwrap() && !volume.exists("new").unwrap());
+            volume.close().unwrap();
+        });
+    }
+}

@@ -4,6 +4,9 @@
 //! the blocks of the transaction are captured; from then on they cannot be changed, only copied. Outside of it, they are
 //! written, flushed, then the superblocks are written, and flushed. Nothing on disk that an earlier superblock names is
 //! overwritten, so that a failure at any point leaves the commit before.
+//!
+//! What is to be entered into the trees grows with what was written, and others wait for the lock. So most of it is done ahead, in steps
+//! between which they get it.
 
 use std::sync::Arc;
 
@@ -20,6 +23,7 @@ use crate::device::BlockDevice;
 use crate::disk::Disk;
 use crate::error::{corrupt, invalid, io};
 use crate::node::Node;
+use crate::reserve::Load;
 use crate::state::State;
 use crate::trees::Trees;
 
@@ -37,29 +41,60 @@ pub(crate) struct Capture {
     pub(crate) previous: Superblock,
     /// What becomes free once it is durable.
     pub(crate) pinned: Vec<ByteRange>,
+    /// What there was no room for in it, and may be once it is durable.
+    pub(crate) refused: Load,
 }
 
+/// Extents that one step ahead of a commit enters: what takes a millisecond or two.
+const STEP: usize = if cfg!(feature = "invariants") { 3 } else { 512 };
+
 impl State {
-    /// Enters completions into the trees. If that fails with nothing changed, they wait as before.
-    pub(crate) fn apply_pending(&mut self) -> StoreResult<()> {
+    /// Enters completions into the trees, of `most` extents at most. If that fails with nothing changed, they wait as before.
+    fn apply_pending(&mut self, most: usize) -> StoreResult<()> {
         let mut pending = std::mem::take(&mut self.pending);
         let tree = self.tree;
-        let applied = pending.apply(self, tree);
+        let applied = pending.apply(self, tree, most);
         self.pending = pending;
         applied
+    }
+
+    /// Steps in which all that waits for the next commit can be entered ahead of it, unless more comes; none if that is little. An extent that
+    /// completed makes references come and go, and these make space free or not.
+    pub(crate) fn steps_ahead(&self) -> usize {
+        let completed = self.pending.extents();
+        let waiting = 5 * completed + 2 * self.refs.data.len() + self.free_space.len();
+        if waiting > STEP { waiting / STEP + 1 } else { 0 }
+    }
+
+    /// Enters a part of what waits for the next commit. If that fails with nothing changed, all of it waits as before. False if there is nothing left, but for what entering it brings.
+    pub(crate) fn step_ahead(&mut self) -> StoreResult<bool> {
+        if !self.pending.is_empty() {
+            self.apply_pending(STEP)?;
+        } else if !self.refs.data.is_empty() {
+            self.changes += 1; // notes are taken off: who fails does harm
+            self.run_data_refs(STEP)?;
+        } else if !self.free_space.is_empty() {
+            self.changes += 1; // as above
+            self.record_fresh_chunks()?;
+            self.apply_free_space(STEP)?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// Enters completions into the trees, then brings the trees that describe trees up to date, until nothing changes
     /// any more.
     pub(crate) fn settle(&mut self) -> StoreResult<()> {
-        self.apply_pending()?;
+        self.apply_pending(usize::MAX)?;
+        self.changes += 1; // notes are taken off from here on: who fails does harm
         self.distrust_quotas()?;
         loop {
             self.record_fresh_chunks()?;
             self.run_refs()?;
             // Space may have been made meanwhile, and the free space tree has to know of it first.
             self.record_fresh_chunks()?;
-            self.apply_free_space()?;
+            self.apply_free_space(usize::MAX)?;
             self.record_groups()?;
             self.record_roots()?;
             let space = &self.space;
@@ -140,6 +175,7 @@ impl State {
     pub(crate) fn capture(&mut self) -> StoreResult<Capture> {
         self.settle()?;
         self.space.begin_promises();
+        self.lost_refs.end_transaction();
         let generation = self.forest.generation;
         assert_eq!(self.device, self.device_now(), "the device's item is told of every chunk");
         let superblock = self.next_superblock()?;
@@ -147,7 +183,8 @@ impl State {
         self.super_changed = false;
         let nodes = self.forest.end_transaction();
         assert!(nodes.iter().all(|node| node.generation == generation));
-        Ok(Capture { nodes, superblock, previous, pinned: self.space.take_pinned() })
+        let (pinned, refused) = (self.space.take_pinned(), std::mem::take(&mut self.refused));
+        Ok(Capture { nodes, superblock, previous, pinned, refused })
     }
 
     fn next_superblock(&self) -> StoreResult<Superblock> {

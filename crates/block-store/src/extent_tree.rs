@@ -20,6 +20,7 @@ use crate::trees::Trees;
 
 mod backrefs;
 
+pub(crate) use backrefs::has_others;
 use backrefs::{block_ref, data_ref};
 
 /// The item of the tree block at `bytenr`, in the form that it has.
@@ -106,10 +107,7 @@ impl State {
             for (bytenr, change) in shared {
                 self.apply_shared(bytenr, &change)?;
             }
-            let data = self.refs.take_data();
-            for (bytenr, change) in data {
-                self.apply_data(bytenr, &change)?;
-            }
+            self.run_data_refs(usize::MAX)?;
             // Applying a change may add some before it in order; those come in the next round.
             let blocks = std::mem::take(&mut self.refs.blocks);
             let mut left: BTreeMap<u64, BlockChange> = blocks;
@@ -120,6 +118,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Applies the delayed references of at most `most` data extents, those that are noted now. Gives of how many.
+    pub(crate) fn run_data_refs(&mut self, most: usize) -> StoreResult<usize> {
+        let count = self.refs.data.len().min(most);
+        for _ in 0..count {
+            let Some((bytenr, change)) = self.refs.pop_data() else { break };
+            self.apply_data(bytenr, &change)?;
+        }
+        Ok(count)
     }
 
     /// Moves new changes of blocks that are in `left` already into it.
@@ -220,10 +228,13 @@ impl State {
         }
         // References that go make room for those that come.
         let (goes, comes): (Vec<_>, Vec<_>) = change.deltas.iter().partition(|(_, by)| **by < 0);
-        for (owner, by) in goes.into_iter().chain(comes) {
-            self.change_ref(&key, &mut item, data_ref(*owner), *by)?;
+        for (owner, by) in goes.iter().chain(&comes) {
+            self.change_ref(&key, &mut item, data_ref(**owner), **by)?;
         }
         if item.refs > 0 {
+            for (owner, _) in goes.iter().filter(|(owner, _)| has_others(&item, **owner)) {
+                self.lost_refs.note(bytenr, **owner);
+            }
             item.sort_inline();
             return self.update(TreeId::EXTENT, &key, &item.to_bytes());
         }

@@ -22,7 +22,7 @@ use crate::device::BlockDevice;
 use crate::disk::Disk;
 use crate::error::{corrupt, io, no_space};
 use crate::free_space::FreeSpaceChanges;
-use crate::refs::DelayedRefs;
+use crate::refs::{DelayedRefs, LostRefs};
 use crate::space::{Class, GrowPolicy, Space};
 use crate::state::State;
 use crate::trees::Trees;
@@ -162,6 +162,7 @@ pub(crate) fn format(device: Arc<dyn BlockDevice>, options: &FormatOptions) -> S
         forest: Forest::new(source, NODESIZE, options.cached_nodes, 1),
         space,
         refs: DelayedRefs::default(),
+        lost_refs: LostRefs::default(),
         free_space: FreeSpaceChanges::default(),
         superblock: superblock(options, &uuids),
         device: device_item(&uuids),

@@ -37,6 +37,25 @@ impl FreeSpaceChanges {
         }
     }
 
+    /// The first extents that lie together, below `end`, and came or went alike; they are no longer noted then. And whether they came.
+    fn pop_run(&mut self, end: u64) -> Option<(ByteRange, bool)> {
+        let (start, (len, allocated)) = self.changes.pop_first()?;
+        let mut run = ByteRange::at(start, len);
+        while let Some(next) = self.changes.first_entry()
+            && *next.key() == run.end
+            && next.get().1 == allocated
+            && run.end < end
+        {
+            run.end += next.remove().0;
+        }
+        Some((run, allocated))
+    }
+
+    /// Extents that were noted.
+    pub(crate) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
     /// Whether the free space tree is up to date.
     pub(crate) fn is_empty(&self) -> bool {
         self.changes.is_empty()
@@ -44,24 +63,16 @@ impl FreeSpaceChanges {
 }
 
 impl State {
-    /// Applies what was noted. Changes trees, so that there are delayed references afterwards.
-    pub(crate) fn apply_free_space(&mut self) -> StoreResult<()> {
-        let changes = std::mem::take(&mut self.free_space.changes);
+    /// Applies what was noted, of `most` runs of extents at most. Changes trees, so that there are delayed references afterwards.
+    pub(crate) fn apply_free_space(&mut self, most: usize) -> StoreResult<()> {
         if !self.has_free_space_tree() {
+            self.free_space.changes.clear();
             return Ok(());
         }
-        let mut changes = changes.into_iter().peekable();
-        while let Some((start, (len, allocated))) = changes.next() {
-            let group = self.space.group_of(start)?.range();
-            let mut run = ByteRange::at(start, len);
-            while let Some((next, (len, same))) = changes.peek().copied()
-                && next == run.end
-                && same == allocated
-                && next < group.end
-            {
-                run.end += len;
-                changes.next();
-            }
+        for _ in 0..most {
+            let Some((start, _)) = self.free_space.changes.first_key_value() else { break };
+            let group = self.space.group_of(*start)?.range();
+            let Some((run, allocated)) = self.free_space.pop_run(group.end) else { break };
             let info_key = Key::new(group.start, ItemKind::FREE_SPACE_INFO, group.len());
             let info = self.free_space_info(&info_key)?;
             let more = match (info.bitmaps, allocated) {

@@ -24,7 +24,7 @@ use crate::device::BlockDevice;
 use crate::disk::Disk;
 use crate::error::{corrupt, invalid, io, unsupported};
 use crate::free_space::FreeSpaceChanges;
-use crate::refs::DelayedRefs;
+use crate::refs::{DelayedRefs, LostRefs};
 use crate::space::{Class, Group, GrowPolicy, Space};
 use crate::state::State;
 use crate::trees::Trees;
@@ -251,6 +251,7 @@ pub(crate) fn open(
         space: Space::new(Arc::clone(&disk), device_item.total_bytes, policy),
         forest,
         refs: DelayedRefs::default(),
+        lost_refs: LostRefs::default(),
         free_space: FreeSpaceChanges::default(),
         superblock,
         device: device_item,

@@ -5,7 +5,7 @@
 //! Invariant: per tree block, what the extent tree says now and what it should say; per data extent, how much the count
 //! of each reference differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cowback_btrfs_disk::TreeId;
 
@@ -137,10 +137,12 @@ impl DelayedRefs {
         self.blocks.is_empty() && self.shared.is_empty() && self.data.is_empty()
     }
 
-    /// The changes of data extents, which are no longer noted then.
-    pub(crate) fn take_data(&mut self) -> BTreeMap<u64, DataChange> {
-        self.data_bytes = 0;
-        std::mem::take(&mut self.data)
+    /// The change of the first data extent, which is no longer noted then.
+    pub(crate) fn pop_data(&mut self) -> Option<(u64, DataChange)> {
+        let (bytenr, change) = self.data.pop_first()?;
+        let left = self.data_bytes.saturating_sub(change.len);
+        self.data_bytes = if self.data.is_empty() { 0 } else { left };
+        Some((bytenr, change))
     }
 
     /// A tree has a new block.
@@ -173,6 +175,43 @@ impl DelayedRefs {
         self.data_bytes = self.data_bytes.saturating_sub(change.len).saturating_add(len);
         change.len = len;
         change.deltas.change(owner, by);
+    }
+}
+
+/// References to data that went from extents which others refer to still. Each counts until it is durable that it went: after a crash it is
+/// there again, and what it refers to must be what it was. Nearly always there are none, as extents have but one owner.
+#[derive(Debug, Default)]
+pub(crate) struct LostRefs {
+    /// In the running transaction, as far as the extent tree has been told.
+    running: BTreeSet<(u64, DataOwner)>,
+    /// In the one that has ended and is not durable yet.
+    ended: BTreeSet<(u64, DataOwner)>,
+}
+
+impl LostRefs {
+    /// `owner` has lost a reference to the extent at `bytenr`.
+    pub(crate) fn note(&mut self, bytenr: u64, owner: DataOwner) {
+        self.running.insert((bytenr, owner));
+    }
+
+    /// Whether another than `owner` has lost one to the extent at `bytenr`.
+    pub(crate) fn has_other(&self, bytenr: u64, owner: DataOwner) -> bool {
+        let first = (bytenr, DataOwner::File(0, 0, 0));
+        let of_it = |set: &BTreeSet<(u64, DataOwner)>| {
+            let mut owners = set.range(first..).take_while(|(at, _)| *at == bytenr);
+            owners.any(|(_, other)| *other != owner)
+        };
+        of_it(&self.running) || of_it(&self.ended)
+    }
+
+    /// The running transaction has ended.
+    pub(crate) fn end_transaction(&mut self) {
+        self.ended.append(&mut self.running);
+    }
+
+    /// It is durable.
+    pub(crate) fn written(&mut self) {
+        self.ended.clear();
     }
 }
 
@@ -210,7 +249,10 @@ mod tests {
         refs.data_changed(4096, 8192, DataOwner::File(5, 257, 0), -1);
         assert_eq!(refs.data.get(&4096).map(|change| change.deltas.is_empty()), Some(true));
         assert_eq!((refs.data.len(), refs.data_bytes), (1, 8192));
-        assert_eq!(refs.take_data().len(), 1);
+        assert_eq!(
+            refs.pop_data().map(|(bytenr, change)| (bytenr, change.len)),
+            Some((4096, 8192))
+        );
         assert!(refs.is_empty() && refs.data_bytes == 0);
     }
 

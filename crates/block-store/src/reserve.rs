@@ -294,9 +294,9 @@ impl State {
         Err(no_space("inline content before the next commit", bytes, 0))
     }
 
-    /// Counts what there is, at the end of a commit, when nothing is on its way: who was refused before finds room, if there is any.
-    pub(crate) fn count_space(&mut self) {
-        let refused = std::mem::take(&mut self.refused);
+    /// Counts what there is, at the end of a commit: who was `refused` in its transaction, or has been since, finds room, if there is any.
+    pub(crate) fn count_space(&mut self, refused: Load) {
+        let refused = refused.and(self.refused);
         if self.space.policy.grow {
             return;
         }

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::free_space::FreeSpaceChanges;
 use crate::namespace::Pending;
-use crate::refs::{DataOwner, DelayedRefs};
+use crate::refs::{DataOwner, DelayedRefs, LostRefs};
 use crate::reserve::Load;
 use crate::space::Space;
 use crate::trees::Trees;
@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) space: Space,
     /// What the extent tree does not know yet.
     pub(crate) refs: DelayedRefs,
+    /// References to data that count until it is durable that they went.
+    pub(crate) lost_refs: LostRefs,
     /// What the free space tree does not know yet.
     pub(crate) free_space: FreeSpaceChanges,
     /// The superblock of the last commit.
@@ -53,7 +55,7 @@ pub(crate) struct State {
     pub(crate) dead_trees: Vec<TreeId>,
     /// Files without names that are to be removed, for which there was no room in the transaction yet.
     pub(crate) leftover: std::collections::BTreeSet<cowback_base::Ino>,
-    /// What there was no room for since the last commit.
+    /// What there was no room for in the running transaction.
     pub(crate) refused: Load,
     /// Counts changes of trees: an operation that failed without any did no harm.
     pub(crate) changes: u64,

@@ -12,25 +12,26 @@ use std::sync::Arc;
 
 use cowback_base::sync::{Mutex, RwLock};
 use cowback_btrfs_disk::superblock::Superblock;
-use cowback_extent_io::store::{StoreError, StoreResult};
+use cowback_extent_io::store::StoreResult;
 
-use crate::commit::{Capture, confirm, write_super_copies};
+use crate::commit::{Capture, confirm};
 use crate::device::BlockDevice;
 use crate::disk::{CopyStats, Disk};
 use crate::format::{self, FormatOptions};
 use crate::namespace::{NamespaceError, NsResult};
 use crate::open::{self, OpenOptions};
 use crate::reserve::{Load, Purpose};
-use crate::shrink::Fit;
 use crate::space::Class;
 use crate::state::State;
 
 mod check;
+mod commit;
 mod extents;
 mod in_place;
 mod names;
 mod stop;
 
+pub use commit::Captured;
 use stop::{Memory, Stopped};
 
 /// Clean tree blocks that are kept in memory unless told otherwise: 64 MiB.
@@ -115,7 +116,7 @@ impl Store {
     }
 
     fn new(mut state: State, read_only: Option<String>) -> Self {
-        state.count_space();
+        state.count_space(Load::default());
         let disk = Arc::clone(&state.disk);
         let stopped = RwLock::new(read_only.map(Stopped::read_only));
         Self { disk, commit_lock: Mutex::new(None), state: RwLock::new(state), stopped }
@@ -125,100 +126,6 @@ impl Store {
     #[must_use]
     pub fn device(&self) -> &Arc<dyn BlockDevice> {
         &self.disk.device
-    }
-
-    /// Makes everything that was done before durable. Gives the generation that holds it.
-    ///
-    /// # Errors
-    /// The device's, and the store takes no more writes then, until [`Store::try_resume`]; what was committed before is intact. A tree block
-    /// that cannot be read before anything has changed stops nothing.
-    pub fn commit(&self) -> StoreResult<u64> {
-        let mut unfinished = self.commit_lock.lock();
-        let generation = self.commit_locked(&mut unfinished)?;
-        self.go_on_removing();
-        Ok(generation)
-    }
-
-    fn commit_locked(&self, unfinished: &mut Option<Capture>) -> StoreResult<u64> {
-        self.check_writable()?;
-        assert!(unfinished.is_none(), "a store with an unfinished commit has stopped");
-        let generation = {
-            let mut state = self.state.write();
-            if state.is_clean() {
-                state.space.begin_promises();
-                state.count_space();
-                return Ok(state.superblock.generation);
-            }
-            let before = state.changes;
-            let guard = self.stop_on_panic("a commit", Memory::InPart);
-            let applied = state.apply_pending();
-            let harmless = applied.is_err() && state.changes == before;
-            let captured = applied.and_then(|()| state.capture());
-            guard.disarm();
-            let failed = |error: &StoreError| self.stop("a commit", error, Memory::InPart);
-            let captured = captured.inspect_err(|error| {
-                if !harmless {
-                    failed(error)
-                }
-            })?;
-            unfinished.insert(captured).superblock.generation
-        };
-        self.write_out(unfinished)?;
-        Ok(generation)
-    }
-
-    /// Commits, and cuts the volume and its file to what `fit` says. Gives the bytes that are left.
-    /// It comes out smallest if the volume was formatted as shrinkable.
-    ///
-    /// # Errors
-    /// The device's; a size in which the content has no room; no room to move metadata to. The store takes no more writes then; what was
-    /// committed is intact. A device that cannot be resized, or a size that none can have, is refused before anything changes.
-    pub fn shrink_to_fit(&self, fit: Fit) -> StoreResult<u64> {
-        let mut unfinished = self.commit_lock.lock();
-        self.commit_locked(&mut unfinished)?;
-        while self.go_on_removing() {
-            self.commit_locked(&mut unfinished)?;
-        }
-        self.state.read().check_shrinkable(fit)?;
-        let failed = |error: &StoreError| self.stop("shrinking", error, Memory::InPart);
-        let guard = self.stop_on_panic("shrinking", Memory::InPart);
-        let compacted = self.state.write().compact(fit);
-        guard.disarm();
-        let total = compacted.inspect_err(failed)?;
-        let size = self.disk.device.len().map_err(|error| crate::error::io("size", 0, 0, error));
-        let size = size.inspect_err(failed)?;
-        if size < total {
-            // Before the superblock says so: a crash must not leave a volume that is larger than its device.
-            let grown = self.disk.device.set_len(total);
-            let grown = grown.map_err(|error| crate::error::io("grow", total, 0, error));
-            grown.inspect_err(failed)?;
-        }
-        self.commit_locked(&mut unfinished)?;
-        let cut = self.disk.device.set_len(total);
-        cut.map_err(|error| crate::error::io("shrink", total, 0, error))?;
-        self.write_super_copies()?;
-        Ok(total)
-    }
-
-    /// Brings the copies of the superblock behind the first, which lag by one commit, up to date: on closing.
-    ///
-    /// # Errors
-    /// The device's.
-    pub fn sync_super_copies(&self) -> StoreResult<()> {
-        let _one_at_a_time = self.commit_lock.lock();
-        self.check_writable()?;
-        self.write_super_copies()
-    }
-
-    /// The commit lock is held. A failed flush stops the store, as it may have dropped data that the next commit would take for durable.
-    fn write_super_copies(&self) -> StoreResult<()> {
-        let superblock = self.superblock();
-        let guard = self.stop_on_panic("updating the copies of the superblock", Memory::Whole);
-        let written = write_super_copies(&self.disk, &superblock);
-        guard.disarm();
-        written.inspect_err(|error| {
-            self.stop("updating the copies of the superblock", error, Memory::Whole);
-        })
     }
 
     /// The superblock of the last commit.

@@ -1,10 +1,11 @@
 //! The commit (stage 9), from the volume's side (laws D1 and D2).
 //!
-//! 1. Everything that is dirty is sent on its way and waited for, with writers going on.
+//! 1. Everything that is dirty is sent on its way and waited for, and most of it entered into the trees, with writers going on.
 //! 2. The cut: writers wait while what they dirtied meanwhile is frozen, and the sizes of files with it: for as long as it takes to clone
 //!    references to pages, and for no compression and no IO. A write that returned before the cut is in this commit; one that begins after it is
 //!    not, as no new writeback starts before the trees are captured.
-//! 3. What was frozen is sent on its way. Queued chunks and ordered extents are waited for (R5), the inode items written, the store's transaction committed.
+//! 3. What was frozen is sent on its way. Queued chunks and ordered extents are waited for (R5), the inode items written, the store's transaction captured.
+//! 4. Changes of names and writeback go on, into the next transaction, and this one is made durable.
 //!
 //! There is no log tree: a sync of a file is a commit, shared by all who ask while one is running.
 
@@ -46,7 +47,7 @@ struct GroupState {
 
 /// What writers do while the trees are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Writers {
+enum Writers {
     /// They go on, into the next commit.
     GoOn,
     /// They wait.
@@ -106,19 +107,16 @@ impl Inner {
             state.begun += 1;
             state.begun
         };
-        let generation = self.timed(|| self.take_cut(Writers::GoOn, Store::commit))?;
+        let generation =
+            self.timed(|| Ok(self.take_cut(Writers::GoOn, Store::capture)?.write()?))?;
         self.commits.state.lock().done = number;
         Ok(generation)
     }
 
-    /// Makes a commit of everything, and runs `then` in place of the store's own commit, of which it is to make one.
-    pub(crate) fn commit_and<T>(
-        &self,
-        writers: Writers,
-        then: impl FnOnce(&Store) -> StoreResult<T>,
-    ) -> Result<T> {
+    /// Makes a commit of everything by `commit`, which may do more to the store, and keeps everybody out until it has ended.
+    pub(crate) fn commit_by<T>(&self, commit: impl FnOnce(&Store) -> StoreResult<T>) -> Result<T> {
         let _running = self.commits.running.lock();
-        self.timed(|| self.take_cut(writers, then))
+        self.timed(|| self.take_cut(Writers::Wait, commit))
     }
 
     /// Goes on after the store has stopped.
@@ -147,18 +145,22 @@ impl Inner {
         result
     }
 
-    fn take_cut<T>(
-        &self,
+    /// Sees to it that the store has everything up to one moment, and nothing of what comes after it, and runs `then`. Changes of names wait until that
+    /// has ended.
+    fn take_cut<'a, T>(
+        &'a self,
         writers: Writers,
-        then: impl FnOnce(&Store) -> StoreResult<T>,
+        then: impl FnOnce(&'a Store) -> StoreResult<T>,
     ) -> Result<T> {
         let failures = self.errors.count();
+        let _then = WakeWriters(self);
         self.flush_all(&self.engine);
         let _no_writeback = self.flush_gate.write();
         // No version is in flight from here on, so none has to be waited for while writers wait.
         if !cfg!(canary = "commit_without_waiting") {
             self.engine.wait_idle();
         }
+        self.store.work_ahead()?;
         let _no_names = self.namespace_gate.write();
         let no_writes = self.data_gate.write();
         let frozen = FrozenRuns::default();

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::background::Background;
 use crate::budget::Budget;
-use crate::commit::{CommitGroup, Writers};
+use crate::commit::CommitGroup;
 use crate::error::{Error, Result};
 use crate::flusher::FlushByCaller;
 use crate::inner::Inner;
@@ -238,7 +238,7 @@ impl Volume {
     /// takes no more changes until it is opened again.
     pub fn shrink_to_fit(&self, fit: Fit) -> Result<u64> {
         self.inner.check_writable()?;
-        self.inner.commit_and(Writers::Wait, |store| store.shrink_to_fit(fit))
+        self.inner.commit_by(|store| store.shrink_to_fit(fit))
     }
 
     /// Checks the image or block device `path`, of which nothing may be changed meanwhile: every tree, every reference, and, by reading and

@@ -39,6 +39,13 @@ fn same_owner(a: &InlineRef, b: &InlineRef) -> bool {
     }
 }
 
+/// Whether others than `owner` refer to an extent, of which `item` tells.
+pub(crate) fn has_others(item: &ExtentItem, owner: DataOwner) -> bool {
+    let probe = data_ref(owner);
+    let own = item.inline.iter().filter(|one| same_owner(one, &probe));
+    own.map(|one| u64::from(one.count())).sum::<u64>() != item.refs
+}
+
 /// The reference with another count; `None` if it cannot have that count.
 fn with_count(one: InlineRef, count: i64) -> Option<InlineRef> {
     let count = u32::try_from(count).ok()?;

@@ -8,7 +8,7 @@
 //!
 //! Who truncates a file or ends it has its completions applied, or discarded, first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use cowback_base::{BLOCK_SIZE, ByteRange, Bytenr, Ino};
 use cowback_btrfs_disk::TreeId;
@@ -245,15 +245,18 @@ impl Pending {
         extent.sums.get(at(from)?..at(to)?)
     }
 
-    /// Enters all completions into the trees, inode by inode.
+    /// Enters completions into the trees, inode by inode: at most `most` extents, or all with `usize::MAX`. An inode whose content is inline counts as
+    /// an extent.
     ///
     /// # Errors
-    /// The store's.
-    pub fn apply(&mut self, trees: &mut dyn Trees, tree: TreeId) -> StoreResult<()> {
-        let mut sums = csums::Fresh::default();
-        while let Some((ino, _)) = self.inodes.first_key_value() {
+    /// The store's. See [`Pending::apply_inode`].
+    pub fn apply(&mut self, trees: &mut dyn Trees, tree: TreeId, most: usize) -> StoreResult<()> {
+        let (mut sums, mut left) = (csums::Fresh::default(), most);
+        while left > 0
+            && let Some((ino, _)) = self.inodes.first_key_value()
+        {
             let ino = *ino;
-            self.enter_inode(trees, tree, ino, &mut sums)?;
+            left -= self.enter_inode(trees, tree, ino, left, &mut sums)?;
         }
         sums.record(trees)
     }
@@ -270,29 +273,38 @@ impl Pending {
         ino: Ino,
     ) -> StoreResult<()> {
         let mut sums = csums::Fresh::default();
-        self.enter_inode(trees, tree, ino, &mut sums)?;
+        self.enter_inode(trees, tree, ino, usize::MAX, &mut sums)?;
         sums.record(trees)
     }
 
-    /// Enters the completions of one inode, but for the checksums of its data, which go to `sums`.
+    /// Enters completions of one inode, at most `most` extents, but for the checksums of its data, which go to `sums`. Gives how many, and at least
+    /// one.
     fn enter_inode(
         &mut self,
         trees: &mut dyn Trees,
         tree: TreeId,
         ino: Ino,
+        most: usize,
         sums: &mut csums::Fresh,
-    ) -> StoreResult<()> {
-        let Some(waiting) = self.inodes.get(&ino) else { return Ok(()) };
-        if let Some(mut item) = inode::find(trees, tree, ino)? {
-            let summed = item.flags & inode_flags::NODATASUM == 0;
-            let sums = (summed, sums);
-            item.nbytes = waiting.enter(trees, tree, ino, item.nbytes, sums)?;
-            inode::save(trees, tree, ino, &mut item)?;
-            self.take(ino);
-        } else {
+    ) -> StoreResult<usize> {
+        let Some(waiting) = self.inodes.get_mut(&ino) else { return Ok(1) };
+        let Some(mut item) = inode::find(trees, tree, ino)? else {
             self.discard(trees, ino);
+            return Ok(1);
+        };
+        let some: Vec<u64> = waiting.extents.keys().copied().take(most).collect();
+        let sums = (item.flags & inode_flags::NODATASUM == 0, sums);
+        item.nbytes = waiting.enter(trees, tree, ino, item.nbytes, (&some, sums))?;
+        inode::save(trees, tree, ino, &mut item)?;
+        waiting.forget(&some);
+        if waiting.extents.is_empty() {
+            assert!(waiting.pieces.is_empty(), "what is current of an extent lies in it");
+            self.inodes.remove(&ino);
         }
-        Ok(())
+        for bytenr in &some {
+            self.owners.remove(bytenr);
+        }
+        Ok(some.len().max(1))
     }
 
     /// Forgets the completions of an inode that ends, and gives their space back.
@@ -384,15 +396,34 @@ impl InodePending {
         Err(gap)
     }
 
-    /// Enters everything into the trees, but for checksums: these go to `fresh`, none if the file is not `summed`. Gives the bytes that the
-    /// inode, which held `nbytes`, holds then.
+    /// Where an extent is current.
+    fn pieces_of(&self, bytenr: u64, extent: &OnDisk) -> Vec<ByteRange> {
+        let within = self.pieces.range(extent.range.start..extent.range.end);
+        let own = within.filter(|(_, piece)| piece.bytenr == bytenr);
+        own.map(|(start, piece)| ByteRange::new(*start, piece.end)).collect()
+    }
+
+    /// Forgets some extents, which are in the trees, and with the first of them what stands for the file as a whole.
+    fn forget(&mut self, extents: &[u64]) {
+        (self.replaces_all, self.inline) = (false, None);
+        for bytenr in extents {
+            let Some(extent) = self.extents.get(bytenr) else { continue };
+            for piece in self.pieces_of(*bytenr, extent) {
+                self.pieces.remove(&piece.start);
+            }
+            self.extents.remove(bytenr);
+        }
+    }
+
+    /// Enters `some` of the extents into the trees, each whole, and before them what stands for the file as a whole. But for checksums: these go to
+    /// `fresh`, none if the file is not `summed`. Gives the bytes that the inode, which held `nbytes`, holds then.
     fn enter(
         &self,
         trees: &mut dyn Trees,
         tree: TreeId,
         ino: Ino,
         mut nbytes: u64,
-        (summed, fresh): (bool, &mut csums::Fresh),
+        (some, (summed, fresh)): (&[u64], (bool, &mut csums::Fresh)),
     ) -> StoreResult<u64> {
         let generation = trees.generation();
         if self.replaces_all {
@@ -406,43 +437,42 @@ impl InodePending {
             let added = extents::insert(trees, tree, ino, 0, &extent)?;
             nbytes = extents::more(ino, nbytes, added)?;
         }
-        let mut used = BTreeSet::new();
-        for (start, piece) in &self.pieces {
-            let on_disk = self.extents.get(&piece.bytenr);
-            let on_disk = on_disk.expect("a piece's extent stays as long as the piece");
-            let range = ByteRange::new(*start, piece.end);
+        let waiting = some.iter().filter_map(|bytenr| self.extents.get_key_value(bytenr));
+        for (bytenr, on_disk) in waiting {
+            let pieces = self.pieces_of(*bytenr, on_disk);
             if on_disk.prealloc {
-                let from = piece.bytenr + (range.start - on_disk.range.start);
-                prealloc::mark_written(trees, tree, ino, range, Bytenr(from))?;
-                let sums = if summed { on_disk.sums_of(range) } else { &[] };
-                fresh.add(ByteRange::at(from, range.len()), sums);
+                for range in pieces {
+                    let from = bytenr + (range.start - on_disk.range.start);
+                    prealloc::mark_written(trees, tree, ino, range, Bytenr(from))?;
+                    let sums = if summed { on_disk.sums_of(range) } else { &[] };
+                    fresh.add(ByteRange::at(from, range.len()), sums);
+                }
                 continue;
             }
-            let shown = DiskRange {
-                bytenr: piece.bytenr,
-                disk_len: on_disk.len,
-                offset: range.start - on_disk.range.start,
-                num_bytes: range.len(),
-            };
-            let extent = FileExtent {
-                generation,
-                ram_bytes: on_disk.range.len(),
-                compression: code_of(on_disk.compression),
-                data: FileExtentData::Regular(shown),
-            };
-            let dropped = extents::drop_range(trees, tree, ino, range)?;
-            nbytes = extents::less(ino, nbytes, dropped)?;
-            let added = extents::insert(trees, tree, ino, range.start, &extent)?;
-            nbytes = extents::more(ino, nbytes, added)?;
-            used.insert(piece.bytenr);
-        }
-        for (bytenr, on_disk) in self.extents.iter().filter(|(_, on_disk)| !on_disk.prealloc) {
-            if !used.contains(bytenr) {
+            if pieces.is_empty() {
                 trees.free_data_extent(*bytenr, on_disk.len);
-            } else {
-                let sums = if summed { &on_disk.sums[..] } else { &[] };
-                fresh.add(ByteRange::at(*bytenr, on_disk.len), sums);
+                continue;
             }
+            for range in pieces {
+                let shown = DiskRange {
+                    bytenr: *bytenr,
+                    disk_len: on_disk.len,
+                    offset: range.start - on_disk.range.start,
+                    num_bytes: range.len(),
+                };
+                let extent = FileExtent {
+                    generation,
+                    ram_bytes: on_disk.range.len(),
+                    compression: code_of(on_disk.compression),
+                    data: FileExtentData::Regular(shown),
+                };
+                let dropped = extents::drop_range(trees, tree, ino, range)?;
+                nbytes = extents::less(ino, nbytes, dropped)?;
+                let added = extents::insert(trees, tree, ino, range.start, &extent)?;
+                nbytes = extents::more(ino, nbytes, added)?;
+            }
+            let sums = if summed { &on_disk.sums[..] } else { &[] };
+            fresh.add(ByteRange::at(*bytenr, on_disk.len), sums);
         }
         Ok(nbytes)
     }

@@ -79,8 +79,10 @@ pub(crate) struct Promises {
     short: u64,
     /// Bytes of data that may still be promised: below zero if trees took what was meant for them.
     room: i64,
-    /// Whether there was no room for data since the last count.
+    /// Whether there was no room for data in the running transaction.
     refused: bool,
+    /// And in the one that has ended, and is not durable yet.
+    refused_ended: bool,
     /// Pieces that free space was in.
     pieces: u64,
     /// Bytes in pieces that were long enough for anything.
@@ -200,6 +202,7 @@ impl Space {
         self.promises.data.begin();
         self.promises.in_place.begin();
         self.promises.short = 0;
+        self.promises.refused_ended |= std::mem::take(&mut self.promises.refused);
         if self.policy.grow {
             self.promises.inline = 0;
         }
@@ -219,7 +222,7 @@ impl Space {
         let (bytes, long, pieces) = (free.bytes() + data, free.long_bytes() + data, free.count());
         let (groups, fresh) = (self.groups.len() as u64, self.fresh.len() as u64);
         let promises = &mut self.promises;
-        promises.refused = false;
+        promises.refused_ended = false;
         promises.room = signed(bytes).saturating_sub(signed(promises.data.open));
         (promises.long, promises.pieces) = (long, pieces + holes);
         promises.metadata = metadata;
@@ -270,7 +273,8 @@ impl Space {
         let holes = self.disk.with_chunks(|map| map.holes(self.total_bytes));
         let unallocated = bytes_of(&holes);
         let spare = (self.wanted_len(Class::Metadata) * copies).min(unallocated / 4);
-        let spare = if self.promises.refused { 0 } else { spare };
+        let refused = self.promises.refused || self.promises.refused_ended;
+        let spare = if refused { 0 } else { spare };
         let part = (floor.max(need) * copies).max(spare).next_multiple_of(STRIPE_LEN);
         let part = part.min(unallocated.saturating_sub(self.owed_to_data()));
         let mut part = part / STRIPE_LEN * STRIPE_LEN;

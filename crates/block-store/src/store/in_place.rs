@@ -5,16 +5,16 @@
 //! can see it: the extent tree, with what it is yet to be told, knows references of this file at this place only; and neither the item nor the
 //! extent is as old as the tree's last snapshot, since what a snapshot shares has no reference of its own until a leaf is copied.
 //!
-//! A reference that goes counts until that is committed, as after a crash it is there again.
+//! A reference that goes counts until that is durable, as after a crash it is there again (see [`crate::refs::LostRefs`]).
 //!
 //! This is asked under the state lock. What is found stays so until the block is written: who asks keeps the file's mapping from changing, and
-//! whatever gives an extent one more reference must have waited for writeback of its file before. Nor is a transaction being written meanwhile:
-//! who writes back keeps commits out.
+//! whatever gives an extent one more reference must have waited for writeback of its file before. Nor does a transaction end meanwhile: who writes
+//! back keeps commits out until they have captured theirs.
 
 use cowback_base::{BLOCK_SIZE, ByteRange, Bytenr, Ino};
 use cowback_btrfs_disk::items::inode::inode_flags;
 use cowback_btrfs_disk::items::{
-    CompressionCode, DiskRange, ExtentItem, ExtentOwner, FileExtent, FileExtentData, InlineRef,
+    CompressionCode, DiskRange, ExtentItem, ExtentOwner, FileExtent, FileExtentData,
 };
 use cowback_btrfs_disk::{ItemKind, Key, TreeId};
 use cowback_extent_io::store::{
@@ -24,6 +24,7 @@ use cowback_extent_io::store::{
 use super::Store;
 use super::stop::Memory;
 use crate::error::{invalid, range_at};
+use crate::extent_tree::has_others;
 use crate::namespace::pending::Waiting;
 use crate::namespace::{NsResult, csums, extents, inode, prealloc};
 use crate::refs::DataOwner;
@@ -100,11 +101,13 @@ impl State {
         Ok(free_to.then_some(DiskExtent { bytenr: Bytenr(bytenr), len: part.len(), kind }))
     }
 
-    /// Whether nothing but `owner` refers to an extent, by what the extent tree says and what it is yet to be told, be it that another's
-    /// reference goes.
+    /// Whether nothing but `owner` refers to an extent, by what the extent tree says, what it is yet to be told, and what the last durable commit
+    /// says: another's reference that goes counts until then.
     fn is_sole_owner(&self, shown: &DiskRange, owner: DataOwner) -> StoreResult<bool> {
         let told = self.refs.data.get(&shown.bytenr);
-        if told.is_some_and(|change| change.deltas.iter().any(|(other, _)| *other != owner)) {
+        if told.is_some_and(|change| change.deltas.iter().any(|(other, _)| *other != owner))
+            || self.lost_refs.has_other(shown.bytenr, owner)
+        {
             return Ok(false);
         }
         let key = Key::new(shown.bytenr, ItemKind::EXTENT_ITEM, shown.disk_len);
@@ -112,16 +115,9 @@ impl State {
             return Ok(told.is_some_and(|change| !change.deltas.is_empty()));
         };
         let item = ExtentItem::parse(&key, &data).map_err(|error| invalid(key, &error))?;
-        let ours = item.inline.iter().filter_map(|one| match (one, owner) {
-            (InlineRef::Data(data), DataOwner::File(root, ino, offset)) => {
-                let same = (data.root, data.ino, data.offset) == (root, ino, offset);
-                same.then_some(u64::from(data.count))
-            }
-            _ => None,
-        });
         Ok(item.owner == ExtentOwner::Data
             && item.generation > self.forest.root(self.tree)?.last_snapshot
-            && ours.sum::<u64>() == item.refs)
+            && !has_others(&item, owner))
     }
 
     /// The stretches of `range` that are to be preallocated.

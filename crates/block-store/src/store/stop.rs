@@ -55,6 +55,7 @@ impl Stopped {
 
 /// Stops the store if it is dropped before it is told that all went well: by a panic.
 #[must_use = "dropping it stops the store"]
+#[derive(Debug)]
 pub(super) struct StopOnPanic<'a> {
     store: &'a Store,
     what: &'a str,
@@ -159,13 +160,14 @@ impl Store {
         guard.disarm();
         written.inspect_err(|error| self.stop("a commit", error, Memory::Whole))?;
         let generation = capture.superblock.generation;
-        let pinned = std::mem::take(&mut capture.pinned);
+        let (pinned, refused) = (std::mem::take(&mut capture.pinned), capture.refused);
         *unfinished = None;
         let mut state = self.state.write();
         state.forest.cache.set_unwritten(generation + 1);
         let unpinned = state.space.unpin(pinned);
         unpinned.inspect_err(|error| self.stop("a commit", error, Memory::InPart))?;
-        state.count_space();
+        state.lost_refs.written();
+        state.count_space(refused);
         Ok(())
     }
 }

@@ -61,6 +61,7 @@ enum Op {
     Finish(u64, u64, bool),
     Inline(u8),
     Apply,
+    Part(usize),
     Commit,
 }
 
@@ -69,6 +70,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         8 => (0..BLOCKS, 1..6u64, any::<bool>()).prop_map(|(s, l, p)| Op::Finish(s, l, p)),
         1 => any::<u8>().prop_map(Op::Inline),
         1 => Just(Op::Apply),
+        2 => (1..5usize).prop_map(Op::Part),
         1 => Just(Op::Commit),
     ]
 }
@@ -110,8 +112,14 @@ proptest! {
                     prop_assert_eq!(inode::read(&mock, FS, ino).unwrap().nbytes, held);
                     mock.check();
                 }
+                Op::Part(most) => {
+                    let before = pending.extents();
+                    pending.apply(&mut mock, FS, most).unwrap();
+                    prop_assert_eq!(pending.extents(), before.saturating_sub(most));
+                    mock.check();
+                }
                 Op::Commit => {
-                    pending.apply(&mut mock, FS).unwrap();
+                    pending.apply(&mut mock, FS, usize::MAX).unwrap();
                     prop_assert!(pending.is_empty());
                     prop_assert_eq!(inode::read(&mock, FS, ino).unwrap().nbytes, held);
                     mock.check();
@@ -122,7 +130,7 @@ proptest! {
                 prop_assert_eq!(shown(&pending, &mock, ino, block), *expected, "block {}", block);
             }
         }
-        pending.apply(&mut mock, FS).unwrap();
+        pending.apply(&mut mock, FS, usize::MAX).unwrap();
         mock.check();
         mock.commit();
         // Each extent is referred to and has its checksums, or was given back, or was dropped later; nothing is lost.
@@ -148,7 +156,7 @@ proptest! {
                 let ino = if n % 2 == 0 { a } else { b };
                 pending.finish(finished(ino, n * 2, 2, (1 << 30) + n * 2 * B, false));
             }
-            pending.apply(&mut mock, FS).unwrap();
+            pending.apply(&mut mock, FS, usize::MAX).unwrap();
             mock.check();
             mock.items
         };
@@ -165,7 +173,7 @@ fn what_was_superseded_is_given_back_when_the_rest_is_applied_and_not_before() {
     pending.finish(finished(ino, 0, 4, 2 << 30, false));
     assert_eq!(pending.extents(), 2);
     assert!(mock.freed.is_empty());
-    pending.apply(&mut mock, FS).unwrap();
+    pending.apply(&mut mock, FS, usize::MAX).unwrap();
     assert_eq!(mock.freed, [(1 << 30, 4 * B)]);
     mock.check();
 }
@@ -175,7 +183,7 @@ fn completions_of_a_file_that_ended_give_their_space_back() {
     let mut mock = Mock::new();
     let mut pending = Pending::default();
     pending.finish(finished(Ino(300), 0, 2, 1 << 30, false));
-    pending.apply(&mut mock, FS).unwrap();
+    pending.apply(&mut mock, FS, usize::MAX).unwrap();
     pending.finish(finished(Ino(301), 0, 2, 2 << 30, false));
     pending.discard(&mut mock, Ino(301));
     assert_eq!(mock.freed, [(1 << 30, 2 * B), (2 << 30, 2 * B)]);

@@ -139,7 +139,7 @@ fn step(
         Op::Commit => {
             let nbytes = |mock: &Mock| inode::read(mock, FS, ino).unwrap().nbytes;
             let held = pending.nbytes(mock, FS, ino, nbytes(mock)).unwrap();
-            pending.apply(mock, FS).unwrap();
+            pending.apply(mock, FS, usize::MAX).unwrap();
             assert_eq!(nbytes(mock), held, "as was told before");
             mock.check();
             mock.commit();
@@ -161,7 +161,7 @@ proptest! {
                 prop_assert_eq!(found, *expected, "block {} after {:?}", block, op);
             }
         }
-        pending.apply(&mut mock, FS).unwrap();
+        pending.apply(&mut mock, FS, usize::MAX).unwrap();
         mock.check();
         mock.commit();
         for (block, expected) in (0..).zip(&model) {
