@@ -23,6 +23,15 @@ pub use real::{
     ArcSwap, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic, thread,
 };
 
+/// Lets go of a lock in favour of who waits for it, if somebody does: for one who is about to take it again. Letting go as usual favours whoever is
+/// running.
+pub fn give_way<T>(guard: RwLockWriteGuard<'_, T>) {
+    #[cfg(not(any(loom, shuttle)))]
+    RwLockWriteGuard::unlock_fair(guard);
+    #[cfg(any(loom, shuttle))]
+    drop(guard);
+}
+
 #[cfg(loom)]
 pub mod atomic;
 #[cfg(any(loom, shuttle))]

@@ -4,7 +4,7 @@
 //! again when it is captured. Nothing of the two mixes: blocks of the one that has ended are not changed any more but copied, and what it freed
 //! is not used before it is durable.
 
-use cowback_base::sync::MutexGuard;
+use cowback_base::sync::{MutexGuard, give_way};
 use cowback_extent_io::store::{StoreError, StoreResult};
 
 use super::Store;
@@ -66,6 +66,7 @@ impl Store {
                     self.stop("a commit", error, Memory::InPart);
                 }
             });
+            give_way(state);
             if !stepped? {
                 break;
             }
