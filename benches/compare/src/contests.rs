@@ -2,6 +2,7 @@
 
 pub(crate) mod append;
 pub(crate) mod memory;
+pub(crate) mod names;
 pub(crate) mod overwrite;
 pub(crate) mod pack;
 pub(crate) mod random_read;
@@ -51,6 +52,11 @@ pub(crate) fn room_for(bytes: u64) -> u64 {
 
 pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+/// An error in words, which threads can hand on.
+pub(crate) fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 /// MiB a second.

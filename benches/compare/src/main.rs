@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, ValueEnum};
 
 use crate::contest::{Outcome, Table};
-use crate::contests::{Setup, append, memory, overwrite, pack, random_read, redb, stream};
+use crate::contests::{Setup, append, memory, names, overwrite, pack, random_read, redb, stream};
 
 /// As the `cowback` program does: a page is freed by another thread than made it.
 #[cfg(not(feature = "system-allocator"))]
@@ -61,7 +61,7 @@ struct Args {
     /// Worker threads. Zero: one for each core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// Seconds of each run of `overwrite`.
+    /// Seconds of each run of `overwrite` and `names`.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// Algorithms and levels of `stream` and `threads`.
@@ -96,6 +96,8 @@ enum Contest {
     Overwrite,
     /// 4 KiB append and sync.
     Append,
+    /// Files made while another thread syncs.
+    Names,
     /// Memory beside the cache budget.
     Memory,
     /// A database, redb.
@@ -113,6 +115,7 @@ impl Contest {
             Self::RandomRead => random_read::random_read(setup),
             Self::Overwrite => overwrite::overwrite(setup),
             Self::Append => append::append(setup),
+            Self::Names => names::names(setup),
             Self::Memory => memory::memory(setup),
             Self::Redb => redb::redb(setup),
             Self::Threads => stream::threads(setup),

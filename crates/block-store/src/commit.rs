@@ -46,7 +46,7 @@ pub(crate) struct Capture {
 }
 
 /// Extents that one step ahead of a commit enters: what takes a millisecond or two.
-const STEP: usize = if cfg!(feature = "invariants") { 3 } else { 64 };
+const STEP: usize = if cfg!(any(feature = "invariants", shuttle)) { 1 } else { 64 };
 
 impl State {
     /// Enters completions into the trees, of `most` extents at most. If that fails with nothing changed, they wait as before.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cowback_base::sync::atomic::Ordering;
-use cowback_base::sync::{Condvar, Mutex};
+use cowback_base::sync::{Condvar, Mutex, give_way};
 use cowback_block_store::Store;
 use cowback_block_store::namespace::NamespaceError;
 use cowback_extent_io::{StoreError, StoreResult};
@@ -153,14 +153,13 @@ impl Inner {
         then: impl FnOnce(&'a Store) -> StoreResult<T>,
     ) -> Result<T> {
         let failures = self.errors.count();
-        let _then = WakeWriters(self);
         self.flush_all(&self.engine);
         let _no_writeback = self.flush_gate.write();
         // No version is in flight from here on, so none has to be waited for while writers wait.
         if !cfg!(canary = "commit_without_waiting") {
             self.engine.wait_idle();
         }
-        self.store.work_ahead()?;
+        self.work_ahead()?;
         let _no_names = self.namespace_gate.write();
         let no_writes = self.data_gate.write();
         let frozen = FrozenRuns::default();
@@ -201,6 +200,23 @@ impl Inner {
         let done = then(&self.store)?;
         self.nodes.sweep();
         Ok(done)
+    }
+
+    /// Has the store enter most of what has completed into its trees, a little at a time, with changes of names going on in between. But within a step
+    /// none is half done: a hole is made in the trees first, and then waits for those who still read what was there.
+    fn work_ahead(&self) -> Result<()> {
+        for _ in 0..self.store.steps_ahead() {
+            let gated = !cfg!(canary = "ahead_ungated");
+            let no_names = gated.then(|| self.namespace_gate.write());
+            let more = self.store.step_ahead()?;
+            if let Some(no_names) = no_names {
+                give_way(no_names);
+            }
+            if !more {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The sizes and times that are newer in memory, as of now. Writers are out.

@@ -60,6 +60,7 @@ const CANARIES: &[(&str, &str, &[Net])] = &[
     ("commit_without_waiting", "44", &[Net::Volume]),
     ("error_not_recorded", "45", &[Net::Pipeline]),
     ("sizes_cross", "-", &[Net::VolumeModels]),
+    ("ahead_ungated", "-", &[Net::VolumeModels]),
     ("found_not_flushed", "-", &[Net::Store]),
 ];
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cowback_base::sync::atomic::{AtomicBool, Ordering};
 
 use crate::contest::{Contestant, KERNEL, OURS, Outcome, Table, contest};
-use crate::contests::{CODEC, Setup};
+use crate::contests::{CODEC, Setup, told};
 use crate::latency::{self, Latencies};
 use crate::random::{Random, block_of};
 use crate::{kernel, ours};
@@ -60,10 +60,6 @@ pub(crate) fn overwrite(setup: &Setup) -> Outcome<Table> {
             PAUSE.as_millis()
         )],
     })
-}
-
-fn told(error: impl std::fmt::Display) -> String {
-    error.to_string()
 }
 
 /// Overwrites random blocks for `time` from [`WRITERS`] threads, with a third that commits.

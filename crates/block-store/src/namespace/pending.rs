@@ -438,6 +438,7 @@ impl InodePending {
             nbytes = extents::more(ino, nbytes, added)?;
         }
         let waiting = some.iter().filter_map(|bytenr| self.extents.get_key_value(bytenr));
+        let mut unused = Vec::new();
         for (bytenr, on_disk) in waiting {
             let pieces = self.pieces_of(*bytenr, on_disk);
             if on_disk.prealloc {
@@ -450,7 +451,7 @@ impl InodePending {
                 continue;
             }
             if pieces.is_empty() {
-                trees.free_data_extent(*bytenr, on_disk.len);
+                unused.push((*bytenr, on_disk.len));
                 continue;
             }
             for range in pieces {
@@ -474,6 +475,8 @@ impl InodePending {
             let sums = if summed { &on_disk.sums[..] } else { &[] };
             fresh.add(ByteRange::at(*bytenr, on_disk.len), sums);
         }
+        // Last: who fails before anything of the trees has changed comes again.
+        unused.into_iter().for_each(|(bytenr, len)| trees.free_data_extent(bytenr, len));
         Ok(nbytes)
     }
 

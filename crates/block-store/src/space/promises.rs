@@ -2,7 +2,8 @@
 //!
 //! Who is refused commits, and asks again: so whether a promise is made decides what the image looks like, and must not depend on how much of
 //! what was promised before has reached its extents by now, and how small it became there. So everything is **counted** at a commit, when
-//! nothing is on its way. From then on promises are taken off what there was, at their full size, and only those that are given up are put back; what
+//! nothing is on its way, if one thread alone writes. (What others have just taken an extent for, and not yet kept the promise of, counts twice: there is
+//! less room then until the next count, and never more than there is.) From then on promises are taken off what there was, at their full size, and only those that are given up are put back; what
 //! compression saved is had after the next count.
 //!
 //! What is counted is what is free, and what the unallocated part of the device can become. A promise makes no block group; an allocation that finds
@@ -95,8 +96,9 @@ pub(crate) struct Promises {
     pub(crate) groups: u64,
     /// Of these, those that have no items yet.
     pub(crate) fresh: u64,
-    /// Bytes of items of inline content that may still come, and those that might come at the last count.
+    /// Bytes of items of inline content that may still come; that came in the running transaction; and that may have come in it by the next count.
     inline_left: u64,
+    inline_taken: u64,
     pub(crate) inline: u64,
 }
 
@@ -193,6 +195,7 @@ impl Space {
         let fits = bytes <= self.promises.inline_left;
         if fits {
             self.promises.inline_left -= bytes;
+            self.promises.inline_taken += bytes;
         }
         fits
     }
@@ -202,6 +205,7 @@ impl Space {
         self.promises.data.begin();
         self.promises.in_place.begin();
         self.promises.short = 0;
+        self.promises.inline_taken = 0;
         self.promises.refused_ended |= std::mem::take(&mut self.promises.refused);
         if self.policy.grow {
             self.promises.inline = 0;
@@ -232,7 +236,7 @@ impl Space {
 
     /// Sets half of `spare` bytes of metadata aside for items of inline content, which may fill tree blocks only half.
     pub(crate) const fn set_inline_aside(&mut self, spare: u64) {
-        self.promises.inline = spare / 4;
+        self.promises.inline = self.promises.inline_taken + spare / 4;
         self.promises.inline_left = spare / 4;
     }
 

@@ -25,6 +25,24 @@ fn policy(grow: bool) -> GrowPolicy {
     GrowPolicy { grow, metadata_dup: true, data_dup: false, metadata_at: None }
 }
 
+#[test]
+fn inline_content_that_came_since_a_transaction_ended_counts_until_the_next_one_has() {
+    let mut space = space(64 << 20, policy(false));
+    space.set_inline_aside(4000);
+    assert!(space.take_inline(600));
+    assert_eq!(space.promises().inline, 1000);
+    space.begin_promises();
+    assert!(space.take_inline(300));
+    for _ in 0..2 {
+        space.set_inline_aside(8000);
+        assert_eq!(space.promises().inline, 2000 + 300);
+    }
+    assert!(!space.take_inline(2001) && space.take_inline(2000));
+    space.begin_promises();
+    space.set_inline_aside(0);
+    assert_eq!(space.promises().inline, 0);
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Alloc(Class, u64, u64),

@@ -4,7 +4,7 @@
 //! again when it is captured. Nothing of the two mixes: blocks of the one that has ended are not changed any more but copied, and what it freed
 //! is not used before it is durable.
 
-use cowback_base::sync::{MutexGuard, give_way};
+use cowback_base::sync::MutexGuard;
 use cowback_extent_io::store::{StoreError, StoreResult};
 
 use super::Store;
@@ -49,29 +49,29 @@ impl Store {
         self.capture()?.write()
     }
 
-    /// Does most of what the next commit has to do under the store's lock, in steps between which others get it. Nothing, if that is little.
+    /// Steps of [`Store::step_ahead`] after which, unless more comes, little is left for the next commit to enter into the trees.
+    #[must_use]
+    pub fn steps_ahead(&self) -> usize {
+        self.state.read().steps_ahead()
+    }
+
+    /// Enters some dozens of the extents that the next commit is to enter, ahead of it. False if none are left. What an operation has dropped may be
+    /// entered as gone by this, its checksums with it: the caller sees to it that none is half done that keeps readers of that for the end, as it does
+    /// when it captures.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub fn work_ahead(&self) -> StoreResult<()> {
-        let steps = self.state.read().steps_ahead();
-        for _ in 0..steps {
-            let mut state = self.writable()?;
-            let before = state.changes;
-            let guard = self.stop_on_panic("a commit", Memory::InPart);
-            let stepped = state.step_ahead();
-            guard.disarm();
-            let stepped = stepped.inspect_err(|error| {
-                if state.changes != before {
-                    self.stop("a commit", error, Memory::InPart);
-                }
-            });
-            give_way(state);
-            if !stepped? {
-                break;
+    pub fn step_ahead(&self) -> StoreResult<bool> {
+        let mut state = self.writable()?;
+        let before = state.changes;
+        let guard = self.stop_on_panic("a commit", Memory::InPart);
+        let stepped = state.step_ahead();
+        guard.disarm();
+        stepped.inspect_err(|error| {
+            if state.changes != before {
+                self.stop("a commit", error, Memory::InPart);
             }
-        }
-        Ok(())
+        })
     }
 
     /// Ends the running transaction: it holds everything that was done before, and nothing that is done after.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::support::{FILE, fixed, read, set_size, write};
-use cowback_base::Ino;
+use cowback_base::{BLOCK_SIZE, ByteRange, Ino};
 use cowback_block_store::namespace::NamespaceError;
 use cowback_block_store::{BlockDevice, MemoryDevice, OpenOptions, Store};
-use cowback_extent_io::store::StoreError;
+use cowback_extent_io::store::{ExtentStore, PreallocMode, StoreError};
 
 /// Fails every write or flush once its count of them has run out, and likewise every read.
 #[derive(Debug)]
@@ -183,4 +183,41 @@ fn a_tree_that_cannot_be_read_for_a_while_loses_no_completed_write() {
         store.commit().unwrap();
     }
     assert!(outlived >= 3, "{outlived}");
+}
+
+#[test]
+fn a_commit_that_could_read_nothing_changes_nothing_and_the_next_one_has_it_all() {
+    let device = Failing::new();
+    let store = Store::format(Arc::clone(&device) as _, &fixed(256 << 20)).unwrap();
+    let (ino, _) = store.create(Ino::ROOT, b"file", &FILE).unwrap();
+    // So many that they are in several leaves.
+    for number in 0..2000 {
+        let block = ByteRange::at(2 * number * BLOCK_SIZE, BLOCK_SIZE);
+        store.prealloc_extents(ino, block, PreallocMode::Keep).unwrap();
+    }
+    set_size(&store, ino, 4000 * BLOCK_SIZE);
+    store.commit().unwrap();
+    drop(store);
+    let store = Store::open(Arc::clone(&device) as _, &OpenOptions::default()).unwrap();
+    store.inode(ino).unwrap();
+    // The second one supersedes the first, whose space is to be given back.
+    for byte in [1, 2] {
+        write(&store, ino, 3001 * BLOCK_SIZE, &[byte; 4096]).unwrap();
+    }
+    let before = store.stats();
+    for steps in [false, true] {
+        device.reads_left.store(0, Ordering::Relaxed);
+        let error =
+            if steps { store.step_ahead().unwrap_err() } else { store.commit().unwrap_err() };
+        assert!(error.to_string().contains("the device is gone"), "{error}");
+        assert_eq!(store.read_only_reason(), None);
+        let after = store.stats();
+        assert_eq!((after.data, after.pending_extents), (before.data, before.pending_extents));
+    }
+    device.reads_left.store(u64::MAX, Ordering::Relaxed);
+    store.commit().unwrap();
+    store.commit().unwrap();
+    drop(store);
+    let store = Store::open(device, &OpenOptions::default()).unwrap();
+    assert_eq!(read(&store, ino)[3001 * 4096..3002 * 4096], [2; 4096]);
 }

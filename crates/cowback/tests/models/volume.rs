@@ -122,3 +122,39 @@ fn flusher_writers_truncate_reclaim_reader_sync_and_commit_together() {
         volume.close().unwrap();
     });
 }
+
+/// Between a reader's look at where a page is and its look at the checksums of that, the page must not be known as gone in the trees: whoever makes
+/// a hole there waits for the reader, and a commit, with what it does ahead of its cut, for both.
+#[test]
+fn a_hole_is_made_under_a_reader_while_another_commits() {
+    explore("hole under a reader", 600, || {
+        let device = Arc::new(MemoryDevice::new(128 << 20));
+        let volume = Volume::create_on(device, &options()).unwrap();
+        let file = volume.create_file("f").unwrap();
+        file.write_at(0, &[1; 2 * PAGE]).unwrap();
+        volume.commit().unwrap();
+        file.set_cache_policy(CachePolicy::Uncached);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Cut off, it is empty.
+                let page = read(&file, 0, PAGE);
+                assert!(page.iter().all(|byte| *byte < 2 && *byte == page[0]));
+            });
+            scope.spawn(|| {
+                let (from, to) = (0, 2 * PAGE as u64);
+                if thread_rng().r#gen() {
+                    file.punch_hole(from..to).unwrap();
+                } else {
+                    file.set_len(0).unwrap();
+                    file.set_len(to).unwrap();
+                }
+            });
+            scope.spawn(|| {
+                volume.commit().unwrap();
+            });
+        });
+        assert_eq!(read(&file, 0, 2 * PAGE), [0; 2 * PAGE]);
+        drop(file);
+        volume.close().unwrap();
+    });
+}
