@@ -237,7 +237,9 @@ impl State {
         let promised = Load::arrival(promises.extents(), promises.data.bytes);
         let in_place = Load::arrival(promises.in_place.extents, promises.in_place.bytes);
         let inline = Load { bytes: promises.inline, ..Load::NONE };
-        let (goes, gone) = (self.refs.data.len() as u64, self.refs.data_bytes);
+        // What is told of extents that go is told of free space after that.
+        let noted = self.refs.data.len() + self.free_space.len();
+        let (goes, gone) = (noted as u64, self.refs.data_bytes);
         let noted = Load { goes, gone, ..Load::NONE };
         promised.and(in_place).and(inline).and(noted)
     }

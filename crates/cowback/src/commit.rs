@@ -10,10 +10,10 @@
 //! There is no log tree: a sync of a file is a commit, shared by all who ask while one is running.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cowback_base::sync::atomic::Ordering;
-use cowback_base::sync::{Condvar, Mutex, give_way};
+use cowback_base::sync::{Condvar, Mutex, RwLockWriteGuard, give_way};
 use cowback_block_store::Store;
 use cowback_block_store::namespace::NamespaceError;
 use cowback_extent_io::{StoreError, StoreResult};
@@ -25,6 +25,9 @@ use crate::flusher::FrozenRuns;
 use crate::inner::Inner;
 use crate::node::Node;
 use crate::trace;
+
+/// The longest that the work ahead of a commit waits in all for changes of names to end.
+const AHEAD_WAITS_MAX: Duration = Duration::from_millis(50);
 
 /// Lets many who want a commit share one: one of them leads, and the others wait until it has ended. Those whom it covers go then, and of the
 /// rest one leads the next.
@@ -41,8 +44,9 @@ struct GroupState {
     /// Somebody leads a commit, or is about to.
     led: bool,
     begun: u64,
-    /// The last commit that succeeded, by its number of beginning.
+    /// The last commit that succeeded, by its number of beginning; and its generation.
     done: u64,
+    generation: u64,
 }
 
 /// What writers do while the trees are written.
@@ -70,6 +74,14 @@ impl Drop for WakeWriters<'_> {
 /// Has those go on who waited for a commit that is led, however it ends: by a panic, too.
 struct Leads<'a>(&'a CommitGroup);
 
+/// What comes of asking for a commit.
+enum Lead<'a> {
+    /// The one who asks makes it.
+    Leads(Leads<'a>),
+    /// It was made, and is of this generation.
+    Done(u64),
+}
+
 impl Drop for Leads<'_> {
     fn drop(&mut self) {
         self.0.state.lock().led = false;
@@ -78,13 +90,14 @@ impl Drop for Leads<'_> {
 }
 
 impl CommitGroup {
-    /// Leads a commit, or waits until one that began after this call has succeeded: then there is nothing to lead.
-    fn lead(&self) -> Option<Leads<'_>> {
+    /// Leads a commit, or waits until one that began after this call has succeeded: then there is nothing to lead, and it gives the generation that
+    /// was durable last.
+    fn lead(&self) -> Lead<'_> {
         let mut state = self.state.lock();
         let wanted = state.begun + 1;
         loop {
             if state.done >= wanted {
-                return None;
+                return Lead::Done(state.generation);
             }
             if !state.led {
                 break;
@@ -92,14 +105,17 @@ impl CommitGroup {
             self.ended.wait(&mut state);
         }
         state.led = true;
-        Some(Leads(self))
+        Lead::Leads(Leads(self))
     }
 }
 
 impl Inner {
     /// Makes every write and change that returned before this call durable. Returns the generation that holds them.
     pub(crate) fn commit(&self) -> Result<u64> {
-        let Some(_leads) = self.commits.lead() else { return Ok(self.store.generation()) };
+        let _leads = match self.commits.lead() {
+            Lead::Leads(leads) => leads,
+            Lead::Done(generation) => return Ok(generation),
+        };
         let _running = self.commits.running.lock();
         // Whoever asks from here on is not covered.
         let number = {
@@ -109,7 +125,8 @@ impl Inner {
         };
         let generation =
             self.timed(|| Ok(self.take_cut(Writers::GoOn, Store::capture)?.write()?))?;
-        self.commits.state.lock().done = number;
+        let mut state = self.commits.state.lock();
+        (state.done, state.generation) = (number, generation);
         Ok(generation)
     }
 
@@ -203,20 +220,32 @@ impl Inner {
     }
 
     /// Has the store enter most of what has completed into its trees, a little at a time, with changes of names going on in between. But within a step
-    /// none is half done: a hole is made in the trees first, and then waits for those who still read what was there.
+    /// none is half done: a hole is made in the trees first, and then waits for those who still read what was there. Where each step has to wait for a
+    /// change that takes long, it is left: no writeback begins meanwhile, and the cut waits but once.
     fn work_ahead(&self) -> Result<()> {
+        let mut waited = Duration::ZERO;
         for _ in 0..self.store.steps_ahead() {
-            let gated = !cfg!(canary = "ahead_ungated");
-            let no_names = gated.then(|| self.namespace_gate.write());
+            let no_names =
+                (!cfg!(canary = "ahead_ungated")).then(|| self.keep_names_out(&mut waited));
             let more = self.store.step_ahead()?;
             if let Some(no_names) = no_names {
                 give_way(no_names);
             }
-            if !more {
+            if !more || waited > AHEAD_WAITS_MAX {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Takes the gate of names, and adds to `waited` for how long it was not to be had.
+    fn keep_names_out(&self, waited: &mut Duration) -> RwLockWriteGuard<'_, ()> {
+        self.namespace_gate.try_write().unwrap_or_else(|| {
+            let begun = Instant::now();
+            let gate = self.namespace_gate.write();
+            *waited += begun.elapsed();
+            gate
+        })
     }
 
     /// The sizes and times that are newer in memory, as of now. Writers are out.
