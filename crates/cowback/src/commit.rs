@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cowback_base::sync::atomic::Ordering;
-use cowback_base::sync::{Condvar, Mutex, RwLockWriteGuard, give_way};
+use cowback_base::sync::{Condvar, Mutex, give_way};
 use cowback_block_store::Store;
 use cowback_block_store::namespace::NamespaceError;
 use cowback_extent_io::{StoreError, StoreResult};
@@ -26,8 +26,8 @@ use crate::inner::Inner;
 use crate::node::Node;
 use crate::trace;
 
-/// The longest that the work ahead of a commit waits in all for changes of names to end.
-const AHEAD_WAITS_MAX: Duration = Duration::from_millis(50);
+/// The longest that changes of names are kept from beginning by the work ahead of a commit, but for what they are kept by one that has begun.
+const AHEAD_TURN_MAX: Duration = Duration::from_millis(100);
 
 /// Lets many who want a commit share one: one of them leads, and the others wait until it has ended. Those whom it covers go then, and of the
 /// rest one leads the next.
@@ -220,32 +220,27 @@ impl Inner {
     }
 
     /// Has the store enter most of what has completed into its trees, a little at a time, with changes of names going on in between. But within a step
-    /// none is half done: a hole is made in the trees first, and then waits for those who still read what was there. Where each step has to wait for a
-    /// change that takes long, it is left: no writeback begins meanwhile, and the cut waits but once.
+    /// none is half done: a hole is made in the trees first, and then waits for those who still read what was there.
+    ///
+    /// After having waited for changes to end it goes on for as long again, up to [`AHEAD_TURN_MAX`], before it lets others begin: no writeback
+    /// begins meanwhile, and most of that time should not be spent waiting.
     fn work_ahead(&self) -> Result<()> {
-        let mut waited = Duration::ZERO;
-        for _ in 0..self.store.steps_ahead() {
-            let no_names =
-                (!cfg!(canary = "ahead_ungated")).then(|| self.keep_names_out(&mut waited));
-            let more = self.store.step_ahead()?;
+        let mut steps = self.store.steps_ahead();
+        while steps > 0 {
+            let begun = Instant::now();
+            let no_names = (!cfg!(canary = "ahead_ungated")).then(|| self.namespace_gate.write());
+            let waited = begun.elapsed();
+            while steps > 0 {
+                steps = if self.store.step_ahead()? { steps - 1 } else { 0 };
+                if begun.elapsed() >= waited + waited.min(AHEAD_TURN_MAX) {
+                    break;
+                }
+            }
             if let Some(no_names) = no_names {
                 give_way(no_names);
             }
-            if !more || waited > AHEAD_WAITS_MAX {
-                break;
-            }
         }
         Ok(())
-    }
-
-    /// Takes the gate of names, and adds to `waited` for how long it was not to be had.
-    fn keep_names_out(&self, waited: &mut Duration) -> RwLockWriteGuard<'_, ()> {
-        self.namespace_gate.try_write().unwrap_or_else(|| {
-            let begun = Instant::now();
-            let gate = self.namespace_gate.write();
-            *waited += begun.elapsed();
-            gate
-        })
     }
 
     /// The sizes and times that are newer in memory, as of now. Writers are out.

@@ -4,7 +4,7 @@
 //! again when it is captured. Nothing of the two mixes: blocks of the one that has ended are not changed any more but copied, and what it freed
 //! is not used before it is durable.
 
-use cowback_base::sync::MutexGuard;
+use cowback_base::sync::{MutexGuard, give_way};
 use cowback_extent_io::store::{StoreError, StoreResult};
 
 use super::Store;
@@ -67,11 +67,13 @@ impl Store {
         let guard = self.stop_on_panic("a commit", Memory::InPart);
         let stepped = state.step_ahead();
         guard.disarm();
-        stepped.inspect_err(|error| {
+        let stepped = stepped.inspect_err(|error| {
             if state.changes != before {
                 self.stop("a commit", error, Memory::InPart);
             }
-        })
+        });
+        give_way(state);
+        stepped
     }
 
     /// Ends the running transaction: it holds everything that was done before, and nothing that is done after.
