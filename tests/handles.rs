@@ -89,17 +89,17 @@ fn who_opens_a_file_while_it_is_replaced_finds_the_old_or_the_new_one_whole() {
         let readers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut opened = 0;
-                    while !stop.load(Ordering::Relaxed) {
+                    // Once at least, however late the thread begins.
+                    let mut last = false;
+                    while !last {
+                        last = stop.load(Ordering::Relaxed);
                         let file = volume.open_file("config").unwrap();
                         assert_eq!(volume.metadata("config").unwrap().size, 9000);
                         let mut bytes = [0; 9000];
                         assert_eq!(file.read_at(0, &mut bytes).unwrap(), 9000);
                         assert!(bytes[0] > 0 && bytes == [bytes[0]; 9000]);
                         file.write_at(0, &[bytes[0]; 10]).unwrap();
-                        opened += 1;
                     }
-                    opened
                 })
             })
             .collect();
@@ -110,8 +110,7 @@ fn who_opens_a_file_while_it_is_replaced_finds_the_old_or_the_new_one_whole() {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        let opened: Vec<u32> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
-        assert!(opened.iter().all(|opened| *opened > 0), "{opened:?}");
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
     volume.commit().unwrap();
     volume.close().unwrap();
