@@ -45,7 +45,7 @@ pub(crate) struct Capture {
     pub(crate) refused: Load,
 }
 
-/// Extents that one step ahead of a commit enters: what takes a millisecond or two.
+/// Extents that one step ahead of a commit enters: what takes about a fourth of a millisecond. One by one in tests and models, whose workloads are small.
 const STEP: usize = if cfg!(any(feature = "invariants", shuttle)) { 1 } else { 64 };
 
 impl State {
@@ -66,7 +66,8 @@ impl State {
         if waiting > STEP { waiting / STEP + 1 } else { 0 }
     }
 
-    /// Enters a part of what waits for the next commit. If that fails with nothing changed, all of it waits as before. False if there is nothing left, but for what entering it brings.
+    /// Enters a part of what waits for the next commit. False if there is nothing left, but for what entering it brings. If it fails with nothing
+    /// changed, all waits as before.
     pub(crate) fn step_ahead(&mut self) -> StoreResult<bool> {
         if !self.pending.is_empty() {
             self.apply_pending(STEP)?;

@@ -120,14 +120,13 @@ impl State {
         Ok(())
     }
 
-    /// Applies the delayed references of at most `most` data extents, those that are noted now. Gives of how many.
-    pub(crate) fn run_data_refs(&mut self, most: usize) -> StoreResult<usize> {
-        let count = self.refs.data.len().min(most);
-        for _ in 0..count {
+    /// Applies the delayed references of at most `most` data extents, those that are noted now.
+    pub(crate) fn run_data_refs(&mut self, most: usize) -> StoreResult<()> {
+        for _ in 0..self.refs.data.len().min(most) {
             let Some((bytenr, change)) = self.refs.pop_data() else { break };
             self.apply_data(bytenr, &change)?;
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Moves new changes of blocks that are in `left` already into it.

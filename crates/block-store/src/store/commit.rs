@@ -11,6 +11,7 @@ use super::Store;
 use super::stop::{Memory, StopOnPanic};
 use crate::commit::{Capture, write_super_copies};
 use crate::shrink::Fit;
+use crate::state::State;
 
 /// A transaction that has ended and is to be made durable. No other can end before that, and if it is dropped instead, the store takes no
 /// more writes, until [`Store::try_resume`] has done it.
@@ -63,15 +64,7 @@ impl Store {
     /// As [`Store::commit`].
     pub fn step_ahead(&self) -> StoreResult<bool> {
         let mut state = self.writable()?;
-        let before = state.changes;
-        let guard = self.stop_on_panic("a commit", Memory::InPart);
-        let stepped = state.step_ahead();
-        guard.disarm();
-        let stepped = stepped.inspect_err(|error| {
-            if state.changes != before {
-                self.stop("a commit", error, Memory::InPart);
-            }
-        });
+        let stepped = self.enter(&mut state, State::step_ahead);
         give_way(state);
         stepped
     }
@@ -97,16 +90,25 @@ impl Store {
             state.count_space(refused);
             return Ok(state.superblock.generation);
         }
+        let captured = self.enter(&mut state, State::capture)?;
+        Ok(unfinished.insert(captured).superblock.generation)
+    }
+
+    /// Has `part` of a commit enter what waits into the trees. A failure with nothing changed did no harm; any other stops the store.
+    fn enter<T>(
+        &self,
+        state: &mut State,
+        part: impl FnOnce(&mut State) -> StoreResult<T>,
+    ) -> StoreResult<T> {
         let before = state.changes;
         let guard = self.stop_on_panic("a commit", Memory::InPart);
-        let captured = state.capture();
+        let done = part(state);
         guard.disarm();
-        let captured = captured.inspect_err(|error| {
+        done.inspect_err(|error| {
             if state.changes != before {
                 self.stop("a commit", error, Memory::InPart);
             }
-        })?;
-        Ok(unfinished.insert(captured).superblock.generation)
+        })
     }
 
     fn commit_locked(&self, unfinished: &mut Option<Capture>) -> StoreResult<()> {
