@@ -132,17 +132,28 @@ impl Inner {
     /// The attributes of an inode, with what of them is newer in memory.
     pub(crate) fn metadata_of(&self, ino: Ino) -> Result<Metadata, NamespaceError> {
         let node = self.nodes.get(ino);
-        // Before the tree is looked at, into which it goes.
-        let modified = node.as_ref().and_then(|node| node.attrs.modified());
+        // Before the tree is looked at. The times go into it; and a file that still has a name in it had its content when the size was taken.
+        let newer = node.as_ref().map(|node| (node.io.size(), node.attrs.modified()));
         let mut metadata = Metadata::of(ino, &self.store.inode(ino)?);
         if let Some(node) = node {
-            metadata.size = node.io.size();
             metadata.allocated = metadata.allocated.saturating_add(node.io.delalloc_bytes().1);
         }
-        if let Some(modified) = modified {
-            metadata.modified = modified;
-            metadata.changed = metadata.changed.max(modified);
+        if let Some((size, modified)) = newer {
+            metadata.size = size;
+            if let Some(modified) = modified {
+                metadata.modified = modified;
+                metadata.changed = metadata.changed.max(modified);
+            }
         }
         Ok(metadata)
+    }
+
+    /// As [`Inner::metadata_of`], of an inode to which a path led. If it has lost its last name since, its content may be on its way out: then it is
+    /// no inode any more.
+    pub(crate) fn metadata_of_named(&self, ino: Ino) -> Result<Metadata, NamespaceError> {
+        match self.metadata_of(ino)? {
+            metadata if metadata.nlink > 0 => Ok(metadata),
+            _ => Err(NamespaceError::NoInode { ino }),
+        }
     }
 }

@@ -209,7 +209,7 @@ impl Volume {
     /// It does not exist.
     pub fn metadata(&self, path: impl AsRef<Path>) -> Result<Metadata> {
         let path = path.as_ref();
-        self.inner.at_path(path, |ino| self.inner.metadata_of(ino).map_err(Error::at(path)))
+        self.inner.at_path(path, |ino| self.inner.metadata_of_named(ino).map_err(Error::at(path)))
     }
 
     /// Whether there is such an entry.

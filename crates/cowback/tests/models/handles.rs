@@ -1,4 +1,4 @@
-//! Handles of one file that are closed at once.
+//! Handles of one file that are closed at once, and names that lead to another one at once.
 
 use std::sync::Arc;
 
@@ -51,5 +51,26 @@ fn handles_that_are_closed_at_once_leave_the_newest_size() {
         let volume = Volume::open_on(device, &options()).unwrap();
         let size = volume.metadata("f").unwrap().size;
         assert_eq!(size, 2 * PAGE, "what was committed is cut off");
+    });
+}
+
+/// A name that is moved over another leads to the old file or to the new one, each with all that was written to it: never to the old one while
+/// its content is thrown away.
+#[test]
+fn the_size_of_a_file_that_is_replaced_is_that_of_the_old_one_or_of_the_new_one() {
+    explore("a file replaced under who asks for its size", 600, || {
+        let device = Arc::new(MemoryDevice::new(0));
+        let volume = Volume::create_on(device, &options()).unwrap();
+        let write = |name: &str, pages: usize| {
+            volume.create_file(name).unwrap().write_at(0, &vec![1; pages * PAGE as usize]).unwrap();
+        };
+        write("config", 1);
+        write("new", 2);
+        let sizes = thread::scope(|scope| {
+            scope.spawn(|| volume.rename("new", "config").unwrap());
+            let ask = || volume.metadata("config").unwrap().size / PAGE;
+            [ask(), ask()]
+        });
+        assert!([[1, 1], [1, 2], [2, 2]].contains(&sizes), "{sizes:?}");
     });
 }
