@@ -1,5 +1,6 @@
 //! Names: what a volume does with paths.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +32,15 @@ pub struct DirEntry {
 /// Entries fetched from the store at once.
 const DIR_BATCH: usize = 1024;
 
+/// Leaves one entry of each name: the last. What was moved to a name between two batches has a place behind what had the name when its batch was
+/// read.
+fn keep_newest(entries: &mut Vec<DirEntry>) {
+    let mut names = HashSet::with_capacity(entries.len());
+    let newest: Vec<_> = entries.iter().rev().map(|entry| names.insert(&*entry.name)).collect();
+    let mut newest = newest.into_iter().rev();
+    entries.retain(|_| newest.next() == Some(true));
+}
+
 /// Paths are taken from the volume's root, with or without a leading `/`. Symlinks in them are not followed, `..` is refused. Names may be any
 /// bytes that Linux allows. Changes are durable with the next commit, and until then visible to all.
 ///
@@ -44,7 +54,11 @@ impl Volume {
     pub fn create_file(&self, path: impl AsRef<Path>) -> Result<File> {
         let path = path.as_ref();
         let ino = self.make(path, &NewEntry::File, 0o644)?;
-        let node = self.inner.open_node(ino).map_err(Error::at(path))?;
+        let node = match self.inner.open_node(ino) {
+            // Somebody else has removed it in between.
+            Err(NamespaceError::NoInode { .. }) => self.removed_node(path)?,
+            node => node.map_err(Error::at(path))?,
+        };
         Ok(File::new(Arc::clone(&self.inner), node))
     }
 
@@ -124,12 +138,20 @@ impl Volume {
     /// It does not exist or is a directory; `path` exists.
     pub fn hard_link(&self, existing: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
         let (existing, path) = (existing.as_ref(), path.as_ref());
-        let linked = self.inner.at_path(existing, |ino| self.hard_link_inode(ino.0, path));
+        let Some((from_dir, from_name)) = self.inner.parent_and_name(existing)? else {
+            return Err(Error::at(existing)(NamespaceError::IsDir { ino: Ino::ROOT }));
+        };
+        let linked = self.change(path, |inner, dir, name| {
+            inner.store.link_entry((from_dir, from_name), (dir, name))
+        });
         linked.map_err(|error| match error {
             // About what there is, not about its new name.
             Error::Name {
                 source:
-                    source @ (NamespaceError::IsDir { .. } | NamespaceError::TooManyLinks { .. }),
+                    source @ (NamespaceError::NotFound { .. }
+                    | NamespaceError::IsDir { .. }
+                    | NamespaceError::NotSupported { .. }
+                    | NamespaceError::TooManyLinks { .. }),
                 ..
             } => Error::at(existing)(source),
             other => other,
@@ -235,7 +257,8 @@ impl Volume {
         })
     }
 
-    /// The entries of a directory, in the order in which they were made.
+    /// The entries of a directory, in the order in which they were made. Of a large one that changes meanwhile, each name that is there from the
+    /// beginning to the end is listed, once, also if what it leads to is replaced.
     ///
     /// # Errors
     /// It does not exist, or is no directory.
@@ -245,11 +268,12 @@ impl Volume {
     }
 
     fn read_dir_inode(&self, dir: Ino) -> std::result::Result<Vec<DirEntry>, NamespaceError> {
-        let mut entries = Vec::new();
-        let mut from = Some(0);
-        while let Some(first) = from {
-            let batch = self.inner.store.read_dir(dir, first, DIR_BATCH)?;
-            from = batch.last().and_then(|last| last.index.checked_add(1));
+        let (mut entries, mut first) = (Vec::new(), Some(0));
+        while let Some(from) = first {
+            let batch = self.inner.store.read_dir(dir, from, DIR_BATCH)?;
+            // What ends within a batch was seen whole: what is made now is not looked for.
+            let last = batch.last().filter(|_| batch.len() == DIR_BATCH);
+            first = last.and_then(|last| last.index.checked_add(1));
             entries.extend(batch.into_iter().map(|entry| DirEntry {
                 ino: match entry.target {
                     Target::Inode(ino) => ino.0,
@@ -258,6 +282,9 @@ impl Volume {
                 name: entry.name,
                 kind: entry.kind,
             }));
+        }
+        if entries.len() > DIR_BATCH {
+            keep_newest(&mut entries);
         }
         Ok(entries)
     }

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::file::File;
 use crate::gates::Gates;
 use crate::metadata::NewEntry;
+use crate::node::Node;
 use crate::volume::Volume;
 
 impl Volume {
@@ -42,15 +43,28 @@ impl Volume {
     /// # Errors
     /// `dir` does not exist, or is no directory; no space.
     pub fn create_unnamed(&self, dir: impl AsRef<Path>) -> Result<File> {
-        let (path, inner) = (dir.as_ref(), &self.inner);
+        let node = self.unnamed_node(dir.as_ref())?;
+        Ok(File::new(Arc::clone(&self.inner), node))
+    }
+
+    fn unnamed_node(&self, dir: &Path) -> Result<Arc<Node>> {
+        let inner = &self.inner;
         let mode = NewEntry::File.type_bits() | 0o644;
         let new = NewInode { mode, uid: 0, gid: 0, rdev: 0, flags: 0 };
         // Made and opened between two commits, and never seen in between.
-        let node = inner.change(Gates::Names, || {
+        inner.change(Gates::Names, || {
             let make = |dir| inner.open_unnamed(inner.store.create_unnamed(dir, &new)?);
-            inner.at_path(path, |dir| make(dir).map_err(Error::at(path)))
-        })?;
-        Ok(File::new(Arc::clone(inner), node))
+            inner.at_path(dir, |ino| make(ino).map_err(Error::at(dir)))
+        })
+    }
+
+    /// A file as if it had been made at `path`, opened, and removed by somebody else.
+    pub(crate) fn removed_node(&self, path: &Path) -> Result<Arc<Node>> {
+        // The directory may be gone as well.
+        let dir = path.parent().unwrap_or(Path::new(""));
+        let node = self.unnamed_node(dir).or_else(|_| self.unnamed_node(Path::new("")))?;
+        self.inner.nodes.unlinked(node.io.ino());
+        Ok(node)
     }
 
     /// Gives an open file a name: the first one, if it was made by [`Volume::create_unnamed`], or a further one.
@@ -96,11 +110,32 @@ mod tests {
     use cowback_base::Ino;
     use cowback_block_store::MemoryDevice;
 
-    #[test]
-    fn a_name_that_is_removed_before_it_is_noted_was_the_last() {
+    fn volume() -> Volume {
         let options = Options { threads: 1, commit_interval: None, ..Options::default() };
         let device = Arc::new(MemoryDevice::new(24 << 20));
-        let volume = Volume::create_on(device, &options).unwrap();
+        Volume::create_on(device, &options).unwrap()
+    }
+
+    /// What [`Volume::create_file`] gives who was overtaken by a remover, which a model finds (`tests/models/names.rs`).
+    #[test]
+    fn a_file_that_was_removed_before_it_was_opened_can_be_used_and_goes_with_its_handle() {
+        let volume = volume();
+        volume.create_dir("dir").unwrap();
+        for path in ["f", "dir/f", "gone/too/f"] {
+            let node = volume.removed_node(Path::new(path)).unwrap();
+            let file = File::new(Arc::clone(&volume.inner), node);
+            file.write_at(0, &[1; 10_000]).unwrap();
+            volume.commit().unwrap();
+            assert!(file.read_block(4096).unwrap() == [1; 4096][..]);
+            assert!(volume.link_file(&file, "again").is_err(), "its last name was removed");
+        }
+        assert_eq!(volume.inner.store.orphans().unwrap(), []);
+        volume.close().unwrap();
+    }
+
+    #[test]
+    fn a_name_that_is_removed_before_it_is_noted_was_the_last() {
+        let volume = volume();
         let file = volume.create_unnamed("").unwrap();
         file.write_at(0, &[1; 10_000]).unwrap();
         let mode = LinkMode { first: true, replace: false };

@@ -141,6 +141,24 @@ impl Store {
         })
     }
 
+    /// Gives what has the name `existing` one more name, `new`: all at once. Names are given with their directories.
+    ///
+    /// # Errors
+    /// The namespace's.
+    pub fn link_entry(&self, existing: (Ino, &[u8]), new: (Ino, &[u8])) -> NsResult<()> {
+        self.change("making a link", Purpose::Add, names(0), |state| {
+            let (trees, tree) = state.work();
+            let ino = match dir::lookup(trees, tree, existing.0, existing.1)? {
+                (Target::Inode(ino), _) => ino,
+                (Target::Subvolume(_), _) => {
+                    let what = "a subvolume has one name";
+                    return Err(NamespaceError::NotSupported { ino: existing.0, what });
+                }
+            };
+            dir::link_as(trees, tree, ino, new, LinkMode::default()).map(drop)
+        })
+    }
+
     /// Gives a file a name, the first one too, or that of something else, as `mode` says: all at once. Gives what lost the name to it.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::explore::explore;
 
 const PAGE: u64 = 4096;
 
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         compression: CompressionPolicy::None,
         threads: 1,

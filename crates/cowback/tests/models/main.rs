@@ -12,4 +12,5 @@
 #[path = "../../../async-cow/tests/models/explore.rs"]
 mod explore;
 mod handles;
+mod names;
 mod volume;

@@ -1,0 +1,289 @@
+//! Names that several threads change and look at together are linearizable: what each call gives, and what is there at the end, and after a crash, is as
+//! if the calls had been made one after another, each at some moment between its beginning and its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cowback::device::MemoryDevice;
+use cowback::error::NamespaceError;
+use cowback::{Error, FileType, Volume};
+use cowback_base::sync::thread;
+use shuttle::rand::{Rng, thread_rng};
+
+use crate::explore::explore;
+use crate::handles::options;
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// A call, with names by their numbers.
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Create(usize),
+    CreateDir(usize),
+    /// A file of so many bytes is made without a name, and put in the place of what has that name.
+    Publish(usize, u64),
+    Link(usize, usize),
+    Rename(usize, usize),
+    Remove(usize),
+    RemoveDir(usize),
+    Open(usize),
+    Metadata(usize),
+    /// How many links what has that name has. The name is looked up before: so it is only asked for while nothing changes.
+    Links(usize),
+    List,
+    Commit,
+}
+
+/// What a call gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// There is no such name.
+    Missing,
+    /// Something of that name is in the way, or of another sort.
+    Refused,
+    Size(u64),
+    Links(u32),
+    Directory,
+    Names(Vec<usize>),
+}
+
+/// A call that was made, from one tick to another.
+#[derive(Debug)]
+struct Made {
+    call: Call,
+    began: u64,
+    ended: u64,
+    outcome: Outcome,
+}
+
+fn any_call() -> Call {
+    let mut rng = thread_rng();
+    let mut name = || rng.gen_range(0..NAMES.len());
+    let (one, other) = (name(), name());
+    match rng.gen_range(0..14) {
+        0 => Call::Create(one),
+        1 => Call::CreateDir(one),
+        2 | 3 => Call::Publish(one, rng.gen_range(1..9000)),
+        4 => Call::Link(one, other),
+        5..=7 => Call::Rename(one, other),
+        8 => Call::Remove(one),
+        9 => Call::RemoveDir(one),
+        10 => Call::Open(one),
+        11 => Call::Metadata(one),
+        12 => Call::List,
+        _ => Call::Commit,
+    }
+}
+
+fn is_refusal(error: &NamespaceError) -> bool {
+    use NamespaceError::{Exists, IsDir, NotDir, NotSupported};
+    // A directory is not supported as what gets a further name.
+    matches!(error, Exists { .. } | IsDir { .. } | NotDir { .. } | NotSupported { .. })
+}
+
+fn outcome<T>(result: Result<T, Error>, seen: impl FnOnce(T) -> Outcome) -> Outcome {
+    match result {
+        Ok(value) => seen(value),
+        Err(error) if error.is_not_found() => Outcome::Missing,
+        Err(Error::Name { source, .. }) if is_refusal(&source) => Outcome::Refused,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn make(volume: &Volume, call: Call) -> Outcome {
+    let done = |()| Outcome::Done;
+    match call {
+        Call::Create(name) => outcome(volume.create_file(NAMES[name]).map(drop), done),
+        Call::CreateDir(name) => outcome(volume.create_dir(NAMES[name]), done),
+        Call::Publish(name, size) => {
+            let file = volume.create_unnamed("").unwrap();
+            file.write_at(0, &vec![1; usize::try_from(size).unwrap()]).unwrap();
+            outcome(volume.link_file_over(&file, NAMES[name]), done)
+        }
+        Call::Link(from, to) => outcome(volume.hard_link(NAMES[from], NAMES[to]), done),
+        Call::Rename(from, to) => outcome(volume.rename(NAMES[from], NAMES[to]), done),
+        Call::Remove(name) => outcome(volume.remove_file(NAMES[name]), done),
+        Call::RemoveDir(name) => outcome(volume.remove_dir(NAMES[name]), done),
+        Call::Open(name) => outcome(volume.open_file(NAMES[name]), |file| {
+            let size = file.len();
+            let mut bytes = vec![0; 10_000];
+            let read = file.read_at(0, &mut bytes).unwrap();
+            assert_eq!(u64::try_from(read).unwrap(), size);
+            assert!(bytes[..read].iter().all(|byte| *byte == 1), "its content is thrown away");
+            Outcome::Size(size)
+        }),
+        Call::Metadata(name) => outcome(volume.metadata(NAMES[name]), |metadata| {
+            if metadata.kind == FileType::Dir {
+                return Outcome::Directory;
+            }
+            Outcome::Size(metadata.size)
+        }),
+        Call::Links(name) => {
+            outcome(volume.metadata(NAMES[name]), |metadata| Outcome::Links(metadata.nlink))
+        }
+        Call::List => outcome(volume.read_dir(""), |entries| {
+            let number = |name: &[u8]| NAMES.iter().position(|known| known.as_bytes() == name);
+            let mut names: Vec<_> =
+                entries.iter().map(|entry| number(&entry.name).unwrap()).collect();
+            names.sort_unstable();
+            Outcome::Names(names)
+        }),
+        Call::Commit => outcome(volume.commit().map(drop), done),
+    }
+}
+
+/// What there would be, were the calls made one after another.
+#[derive(Debug, Clone, Default)]
+struct Plain {
+    /// What each name leads to: files and directories are told apart by their numbers.
+    names: BTreeMap<usize, u32>,
+    /// The size of each file.
+    sizes: BTreeMap<u32, u64>,
+    made: u32,
+}
+
+impl Plain {
+    fn put(&mut self, name: usize, size: Option<u64>) {
+        self.made += 1;
+        self.names.insert(name, self.made);
+        self.sizes.extend(size.map(|size| (self.made, size)));
+    }
+
+    /// The size of the file with this name; none for a directory.
+    fn size(&self, name: usize) -> Option<Option<u64>> {
+        self.names.get(&name).map(|id| self.sizes.get(id).copied())
+    }
+
+    fn make(&mut self, call: Call) -> Outcome {
+        use Outcome::{Directory, Done, Links, Missing, Refused, Size};
+        match call {
+            Call::Create(name) | Call::CreateDir(name) if self.names.contains_key(&name) => Refused,
+            Call::Create(name) => {
+                self.put(name, Some(0));
+                Done
+            }
+            Call::CreateDir(name) => {
+                self.put(name, None);
+                Done
+            }
+            Call::Publish(name, size) => match self.size(name) {
+                Some(None) => Refused,
+                _ => {
+                    self.put(name, Some(size));
+                    Done
+                }
+            },
+            Call::Link(from, to) => match self.size(from) {
+                None => Missing,
+                Some(None) => Refused,
+                _ if self.names.contains_key(&to) => Refused,
+                _ => {
+                    self.names.insert(to, self.names[&from]);
+                    Done
+                }
+            },
+            Call::Rename(from, to) => match (self.size(from), self.size(to)) {
+                (None, _) => Missing,
+                (Some(one), Some(other)) if one.is_some() != other.is_some() => Refused,
+                _ if self.names.get(&from) == self.names.get(&to) => Done,
+                _ => {
+                    let id = self.names.remove(&from).unwrap();
+                    self.names.insert(to, id);
+                    Done
+                }
+            },
+            Call::Remove(name) | Call::RemoveDir(name) => match self.size(name) {
+                None => Missing,
+                Some(size) if size.is_some() != matches!(call, Call::Remove(_)) => Refused,
+                _ => {
+                    self.names.remove(&name);
+                    Done
+                }
+            },
+            Call::Open(name) => match self.size(name) {
+                None => Missing,
+                Some(None) => Refused,
+                Some(Some(size)) => Size(size),
+            },
+            Call::Metadata(name) => match self.size(name) {
+                None => Missing,
+                Some(None) => Directory,
+                Some(Some(size)) => Size(size),
+            },
+            Call::Links(name) => self.names.get(&name).map_or(Missing, |id| {
+                let same = self.names.values().filter(|other| *other == id);
+                Links(u32::try_from(same.count()).unwrap())
+            }),
+            Call::List => Outcome::Names(self.names.keys().copied().collect()),
+            Call::Commit => Done,
+        }
+    }
+}
+
+/// Whether there is an order of the calls in which a plain namespace gives all that they gave. `made` holds those of each thread, of which `at` were put
+/// in order already.
+fn in_some_order(plain: &Plain, made: &[Vec<Made>], at: &[usize]) -> bool {
+    let next = || made.iter().zip(at).filter_map(|(calls, at)| calls.get(*at));
+    let Some(first_end) = next().map(|made| made.ended).min() else { return true };
+    (0..made.len()).any(|thread| {
+        let Some(call) = made[thread].get(at[thread]) else { return false };
+        let mut plain = plain.clone();
+        let fits = call.began < first_end && plain.make(call.call) == call.outcome;
+        fits && {
+            let mut at = at.to_vec();
+            at[thread] += 1;
+            in_some_order(&plain, made, &at)
+        }
+    })
+}
+
+/// All that there is, as calls that look at it.
+fn look(volume: &Volume, clock: &AtomicU64) -> Vec<Made> {
+    let of_names = [Call::Open, Call::Metadata, Call::Links];
+    let calls = of_names.into_iter().flat_map(|call| (0..NAMES.len()).map(call));
+    calls.chain([Call::List]).map(|call| timed(volume, call, clock)).collect()
+}
+
+/// What `call` gives, with the time.
+fn timed(volume: &Volume, call: Call, clock: &AtomicU64) -> Made {
+    let began = clock.fetch_add(1, Ordering::Relaxed);
+    let outcome = make(volume, call);
+    Made { call, began, ended: clock.fetch_add(1, Ordering::Relaxed), outcome }
+}
+
+/// Each thread makes `calls` calls.
+fn names_change(threads: usize, calls: usize) {
+    let device = Arc::new(MemoryDevice::new(0));
+    let volume = Volume::create_on(Arc::clone(&device) as _, &options()).unwrap();
+    let (clock, mut plain) = (AtomicU64::new(0), Plain::default());
+    for _ in 0..3 {
+        let call = any_call();
+        assert_eq!(make(&volume, call), plain.make(call), "{call:?}");
+    }
+    let mut made: Vec<_> = thread::scope(|scope| {
+        let run = || (0..calls).map(|_| timed(&volume, any_call(), &clock)).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    made[0].extend(look(&volume, &clock));
+    volume.commit().unwrap();
+    drop(volume);
+    let volume = Volume::open_on(device, &options()).unwrap();
+    made[0].extend(look(&volume, &clock));
+    if !in_some_order(&plain, &made, &vec![0; threads]) {
+        let lines: String = made.iter().flatten().map(|made| format!("\n{made:?}")).collect();
+        panic!("no order of these calls gives that, from {plain:?}:{lines}");
+    }
+}
+
+#[test]
+fn names_that_two_threads_change_are_as_if_one_had() {
+    explore("names of two threads", 1500, || names_change(2, 3));
+}
+
+#[test]
+fn names_that_three_threads_change_are_as_if_one_had() {
+    explore("names of three threads", 1000, || names_change(3, 2));
+}
