@@ -133,3 +133,30 @@ fn what_was_synced_by_any_thread_survives_a_kill() {
     }
     volume.close().unwrap();
 }
+
+/// A directory that is read in several batches.
+#[test]
+fn a_large_directory_lists_each_name_once_while_others_are_moved_over_it() {
+    const ENTRIES: usize = 3000;
+    let volume = Volume::create_on(Arc::new(MemoryDevice::new(0)), &options(1)).unwrap();
+    let name = |number: usize| format!("entry{number:04}");
+    (0..ENTRIES).for_each(|number| drop(volume.create_file(name(number)).unwrap()));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            for _ in 0..60 {
+                let entries = volume.read_dir("").unwrap().into_iter().map(|entry| entry.name);
+                let mut names: Vec<_> = entries.filter(|name| name != b"new").collect();
+                names.sort_unstable();
+                let all = (0..ENTRIES).map(|number| name(number).into_bytes());
+                assert!(names.into_iter().eq(all));
+            }
+        });
+        let mut rng = Rng::new(seed("large directory", 3));
+        while !reader.is_finished() {
+            volume.create_file("new").unwrap();
+            volume.rename("new", name(rng.index(ENTRIES))).unwrap();
+        }
+        reader.join().unwrap();
+    });
+    volume.close().unwrap();
+}
