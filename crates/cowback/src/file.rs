@@ -78,6 +78,9 @@ impl File {
 
     /// Reads into `target` from byte `offset` on. Returns how many bytes were read: fewer than asked for only at the end of the file.
     ///
+    /// A block (4 KiB) is seen before or after a write to it, never in between. Who reads while others change the same range may find some of its
+    /// blocks old and some new, the first part of what is being appended, and zeros where the file is being cut.
+    ///
     /// # Errors
     /// Bytes that cannot be read, or are not what was written (their checksum says so). `target` is undefined then.
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<usize> {

@@ -9,8 +9,10 @@
 #![cfg(shuttle)]
 #![expect(clippy::unwrap_used, reason = "a model may panic")]
 
+mod contents;
 #[path = "../../../async-cow/tests/models/explore.rs"]
 mod explore;
 mod handles;
+mod linear;
 mod names;
 mod volume;

@@ -1,9 +1,7 @@
-//! Names that several threads change and look at together are linearizable: what each call gives, and what is there at the end, and after a crash, is as
-//! if the calls had been made one after another, each at some moment between its beginning and its end.
+//! Names that several threads change and look at, and what of that a crash leaves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cowback::device::MemoryDevice;
 use cowback::error::NamespaceError;
@@ -13,6 +11,7 @@ use shuttle::rand::{Rng, thread_rng};
 
 use crate::explore::explore;
 use crate::handles::options;
+use crate::linear::{self, Clock, Made, Plain as _, check};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -33,6 +32,8 @@ enum Call {
     Links(usize),
     List,
     Commit,
+    /// All that is not committed is gone.
+    Crash,
 }
 
 /// What a call gave.
@@ -47,15 +48,6 @@ enum Outcome {
     Links(u32),
     Directory,
     Names(Vec<usize>),
-}
-
-/// A call that was made, from one tick to another.
-#[derive(Debug)]
-struct Made {
-    call: Call,
-    began: u64,
-    ended: u64,
-    outcome: Outcome,
 }
 
 fn any_call() -> Call {
@@ -131,12 +123,15 @@ fn make(volume: &Volume, call: Call) -> Outcome {
             Outcome::Names(names)
         }),
         Call::Commit => outcome(volume.commit().map(drop), done),
+        Call::Crash => panic!("a volume does not crash by itself"),
     }
 }
 
 /// What there would be, were the calls made one after another.
 #[derive(Debug, Clone, Default)]
 struct Plain {
+    /// What each name led to when the last commit was made.
+    durable: BTreeMap<usize, u32>,
     /// What each name leads to: files and directories are told apart by their numbers.
     names: BTreeMap<usize, u32>,
     /// The size of each file.
@@ -155,6 +150,11 @@ impl Plain {
     fn size(&self, name: usize) -> Option<Option<u64>> {
         self.names.get(&name).map(|id| self.sizes.get(id).copied())
     }
+}
+
+impl linear::Plain for Plain {
+    type Call = Call;
+    type Outcome = Outcome;
 
     fn make(&mut self, call: Call) -> Outcome {
         use Outcome::{Directory, Done, Links, Missing, Refused, Size};
@@ -217,65 +217,49 @@ impl Plain {
                 Links(u32::try_from(same.count()).unwrap())
             }),
             Call::List => Outcome::Names(self.names.keys().copied().collect()),
-            Call::Commit => Done,
+            Call::Commit => {
+                self.durable.clone_from(&self.names);
+                Done
+            }
+            Call::Crash => {
+                self.names.clone_from(&self.durable);
+                Done
+            }
         }
     }
 }
 
-/// Whether there is an order of the calls in which a plain namespace gives all that they gave. `made` holds those of each thread, of which `at` were put
-/// in order already.
-fn in_some_order(plain: &Plain, made: &[Vec<Made>], at: &[usize]) -> bool {
-    let next = || made.iter().zip(at).filter_map(|(calls, at)| calls.get(*at));
-    let Some(first_end) = next().map(|made| made.ended).min() else { return true };
-    (0..made.len()).any(|thread| {
-        let Some(call) = made[thread].get(at[thread]) else { return false };
-        let mut plain = plain.clone();
-        let fits = call.began < first_end && plain.make(call.call) == call.outcome;
-        fits && {
-            let mut at = at.to_vec();
-            at[thread] += 1;
-            in_some_order(&plain, made, &at)
-        }
-    })
-}
-
 /// All that there is, as calls that look at it.
-fn look(volume: &Volume, clock: &AtomicU64) -> Vec<Made> {
+fn look(volume: &Volume, clock: &Clock) -> Vec<Made<Plain>> {
     let of_names = [Call::Open, Call::Metadata, Call::Links];
     let calls = of_names.into_iter().flat_map(|call| (0..NAMES.len()).map(call));
-    calls.chain([Call::List]).map(|call| timed(volume, call, clock)).collect()
-}
-
-/// What `call` gives, with the time.
-fn timed(volume: &Volume, call: Call, clock: &AtomicU64) -> Made {
-    let began = clock.fetch_add(1, Ordering::Relaxed);
-    let outcome = make(volume, call);
-    Made { call, began, ended: clock.fetch_add(1, Ordering::Relaxed), outcome }
+    calls.chain([Call::List]).map(|call| clock.timed(call, |call| make(volume, call))).collect()
 }
 
 /// Each thread makes `calls` calls.
 fn names_change(threads: usize, calls: usize) {
     let device = Arc::new(MemoryDevice::new(0));
     let volume = Volume::create_on(Arc::clone(&device) as _, &options()).unwrap();
-    let (clock, mut plain) = (AtomicU64::new(0), Plain::default());
-    for _ in 0..3 {
-        let call = any_call();
+    let (clock, mut plain) = (Clock::default(), Plain::default());
+    for call in [any_call(), any_call(), any_call(), Call::Commit] {
         assert_eq!(make(&volume, call), plain.make(call), "{call:?}");
     }
+    let one = || clock.timed(any_call(), |call| make(&volume, call));
+    let run = || (0..calls).map(|_| one()).collect::<Vec<_>>();
     let mut made: Vec<_> = thread::scope(|scope| {
-        let run = || (0..calls).map(|_| timed(&volume, any_call(), &clock)).collect::<Vec<_>>();
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    made[0].extend(look(&volume, &clock));
-    volume.commit().unwrap();
-    drop(volume);
-    let volume = Volume::open_on(device, &options()).unwrap();
-    made[0].extend(look(&volume, &clock));
-    if !in_some_order(&plain, &made, &vec![0; threads]) {
-        let lines: String = made.iter().flatten().map(|made| format!("\n{made:?}")).collect();
-        panic!("no order of these calls gives that, from {plain:?}:{lines}");
+    let mut after = look(&volume, &clock);
+    if thread_rng().r#gen() {
+        after.push(clock.timed(Call::Commit, |call| make(&volume, call)));
     }
+    drop(volume);
+    after.push(clock.timed(Call::Crash, |_| Outcome::Done));
+    let volume = Volume::open_on(device, &options()).unwrap();
+    after.extend(look(&volume, &clock));
+    made.push(after);
+    check(&plain, &made);
 }
 
 #[test]

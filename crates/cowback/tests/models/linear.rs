@@ -1,0 +1,89 @@
+//! Whether calls of several threads are linearizable: what each gives is as if all had been made one after another, each at some moment between its
+//! beginning and its end. A commit is such a call too, and a crash: it leaves what there was at the moment of the last commit (laws D1, D2).
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What the calls are made on, as it would be, were they made one after another.
+pub(crate) trait Plain: Clone + Debug {
+    type Call: Copy + Debug;
+    type Outcome: PartialEq + Debug;
+
+    /// Makes a call. What it gives is what it must give.
+    fn make(&mut self, call: Self::Call) -> Self::Outcome;
+}
+
+/// A call that was made, from one tick to another.
+#[derive(Debug)]
+pub(crate) struct Made<P: Plain> {
+    call: P::Call,
+    began: u64,
+    ended: u64,
+    outcome: P::Outcome,
+}
+
+/// Ticks at the beginning and the end of each call.
+#[derive(Debug, Default)]
+pub(crate) struct Clock(AtomicU64);
+
+impl Clock {
+    fn tick(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Has `run` make a call.
+    pub(crate) fn timed<P: Plain>(
+        &self,
+        call: P::Call,
+        run: impl FnOnce(P::Call) -> P::Outcome,
+    ) -> Made<P> {
+        let began = self.tick();
+        let outcome = run(call);
+        Made { call, began, ended: self.tick(), outcome }
+    }
+}
+
+/// Fails unless there is an order of the calls that gives, from `plain` on, what they gave. `made` holds those of each thread, in its own order.
+pub(crate) fn check<P: Plain>(plain: &P, made: &[Vec<Made<P>>]) {
+    if !in_some_order(plain, made, &vec![0; made.len()]) {
+        let lines: String = made.iter().flatten().map(|made| format!("\n{made:?}")).collect();
+        panic!("no order of these calls gives that, from {plain:?}:{lines}");
+    }
+}
+
+/// `at` of each thread's calls were put in order already.
+fn in_some_order<P: Plain>(plain: &P, made: &[Vec<Made<P>>], at: &[usize]) -> bool {
+    let next = || made.iter().zip(at).filter_map(|(calls, at)| calls.get(*at));
+    let Some(first_end) = next().map(|made| made.ended).min() else { return true };
+    (0..made.len()).any(|thread| {
+        let Some(next) = made[thread].get(at[thread]) else { return false };
+        let mut plain = plain.clone();
+        let fits = next.began < first_end && plain.make(next.call) == next.outcome;
+        fits && {
+            let mut at = at.to_vec();
+            at[thread] += 1;
+            in_some_order(&plain, made, &at)
+        }
+    })
+}
+
+#[test]
+fn an_order_is_found_if_there_is_one_and_not_against_time() {
+    impl Plain for u64 {
+        type Call = Option<u64>;
+        type Outcome = u64;
+
+        /// Sets it, or looks at it.
+        fn make(&mut self, call: Option<u64>) -> u64 {
+            *self = call.unwrap_or(*self);
+            *self
+        }
+    }
+    let made = |call, began, ended, outcome| Made::<u64> { call, began, ended, outcome };
+    let fits = |made: &[Vec<Made<u64>>]| in_some_order(&0, made, &vec![0; made.len()]);
+    let set = || vec![made(Some(1), 1, 4, 1)];
+    assert!(fits(&[set(), vec![made(None, 0, 2, 0), made(None, 3, 5, 1)]]), "in between");
+    assert!(!fits(&[set(), vec![made(None, 0, 2, 1), made(None, 3, 5, 0)]]), "and back");
+    assert!(!fits(&[set(), vec![made(None, 5, 6, 0)]]), "over already");
+    assert!(!fits(&[set(), vec![made(None, 0, 9, 2)]]), "never");
+}
