@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 use cowback_base::sync::atomic::Ordering;
 use cowback_base::sync::{Condvar, Mutex, give_way};
 use cowback_block_store::Store;
-use cowback_block_store::namespace::NamespaceError;
+use cowback_block_store::namespace::{NamespaceError, Timespec};
 use cowback_extent_io::{StoreError, StoreResult};
 use cowback_page_cache::DirtyLimit;
 
-use crate::attrs::Newer;
 use crate::error::{Error, Result};
 use crate::flusher::FrozenRuns;
 use crate::inner::Inner;
@@ -194,8 +193,8 @@ impl Inner {
             node.io.backoff().weigh();
         }
         let mut result = Ok(());
-        for (node, newer, size) in cut {
-            match self.put_meta(&node, newer, size) {
+        for (node, modified, size) in cut {
+            match self.put_meta(&node, modified, size) {
                 Ok(()) => node.attrs.settle(),
                 // Thrown away in the meantime, with all that it held.
                 Err(NamespaceError::NoInode { .. }) if node.is_nameless() => {}
@@ -244,14 +243,14 @@ impl Inner {
     }
 
     /// The sizes and times that are newer in memory, as of now. Writers are out.
-    fn take_meta(&self) -> Vec<(Arc<Node>, Newer, u64)> {
+    fn take_meta(&self) -> Vec<(Arc<Node>, Timespec, u64)> {
         let nodes = std::mem::take(&mut *self.meta_dirty.lock());
         nodes
             .into_values()
             .filter_map(|node| {
-                let newer = node.attrs.cut();
+                let modified = node.attrs.cut()?;
                 let size = node.io.size();
-                (!newer.is_none()).then_some((node, newer, size))
+                Some((node, modified, size))
             })
             .collect()
     }

@@ -60,19 +60,18 @@ impl File {
     }
 
     fn write_part(&self, at: u64, part: &[u8]) -> std::result::Result<(), StoreError> {
-        let before = self.node.io.size();
         let result = self.node.io.write(at, part);
         match &result {
             // Nothing was written, and nothing promised that the inode's item could be changed.
             Err(StoreError::NoSpace { .. }) => self.inner.dirty.add(&self.node),
-            _ => self.changed(before),
+            _ => self.changed(),
         }
         result
     }
 
-    /// The file was written to, or another change was tried, before which it was so long. A gate of the commit's cut is held.
-    fn changed(&self, size_before: u64) {
-        self.node.attrs.touch(self.node.io.size() != size_before, self.inner.now());
+    /// The file was written to, or another change was tried. A gate of the commit's cut is held.
+    fn changed(&self) {
+        self.node.attrs.touch(self.inner.now());
         self.inner.dirty.add(&self.node);
     }
 
@@ -218,9 +217,8 @@ impl File {
     ) -> Result<()> {
         self.inner.change(Gates::NamesAndData, || {
             self.inner.put_ahead(&self.node)?;
-            let size = self.node.io.size();
             let result = change(&self.node.io);
-            self.changed(size);
+            self.changed();
             Ok(result?)
         })?;
         self.balance(0)
@@ -400,7 +398,7 @@ impl File {
     /// # Errors
     /// As [`File::data_ranges`].
     pub fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
-        self.seek(offset, |kind| !reads_as_hole(kind))
+        Ok(self.seek(offset, |kind| !reads_as_hole(kind))?.0)
     }
 
     /// The first byte at or after `offset` that is in a hole, or preallocated and unwritten, where the end of the file counts as one; `None` if `offset` is not in the
@@ -409,23 +407,27 @@ impl File {
     /// # Errors
     /// As [`File::data_ranges`].
     pub fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
-        let found = self.seek(offset, reads_as_hole)?;
-        let size = self.len();
+        let (found, size) = self.seek(offset, reads_as_hole)?;
         Ok(found.or((offset < size).then_some(size)))
     }
 
-    fn seek(&self, offset: u64, wanted: impl Fn(&ExtentKind) -> bool) -> Result<Option<u64>> {
+    /// Where the first extent at or after `offset` is that is `wanted`, and the size of the file up to which was looked.
+    fn seek(
+        &self,
+        offset: u64,
+        wanted: impl Fn(&ExtentKind) -> bool,
+    ) -> Result<(Option<u64>, u64)> {
         self.settle()?;
         let size = self.len();
         let mut at = offset;
         while at < size {
             let map = self.inner.store.lookup_extent(self.node.io.ino(), at)?;
             if wanted(&map.kind) {
-                return Ok(Some(at));
+                return Ok((Some(at), size));
             }
             at = map.range.end.max(at + 1);
         }
-        Ok(None)
+        Ok((None, size))
     }
 }
 

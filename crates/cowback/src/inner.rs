@@ -15,7 +15,6 @@ use cowback_block_store::{Clock, Store};
 use cowback_extent_io::{ErrorLog, ExtentStore, InodeIo, StoreError};
 use cowback_page_cache::PageCache;
 
-use crate::attrs::Newer;
 use crate::background::Background;
 use crate::commit::CommitGroup;
 use crate::commit_times::CommitTimes;
@@ -151,20 +150,20 @@ impl Inner {
         node: Option<&Arc<Node>>,
         set: &SetAttributes,
     ) -> std::result::Result<(), NamespaceError> {
-        let put = |newer: Newer, size: u64| {
+        let put = |newer: Option<Timespec>, size: u64| {
             let change = AttrChange {
                 mode: set.permissions,
                 uid: set.uid,
                 gid: set.gid,
                 atime: set.accessed,
-                mtime: set.modified.or(newer.modified),
-                size: newer.size.then_some(size),
+                mtime: set.modified.or(newer),
+                size: newer.map(|_| size),
                 ..AttrChange::default()
             };
             self.store.set_attr(ino, &change).map(drop)
         };
         match node {
-            None => put(Newer::default(), 0),
+            None => put(None, 0),
             Some(node) => self.put_newer(node, put),
         }
     }
@@ -176,7 +175,7 @@ impl Inner {
         let now = self.now();
         self.put_newer(node, |newer, size| {
             let change = AttrChange {
-                size: newer.size.then_some(size),
+                size: newer.map(|_| size),
                 mtime: Some(now),
                 ctime: Some(now),
                 ..AttrChange::default()
@@ -187,17 +186,16 @@ impl Inner {
 
     /// Puts a file's size and times into its inode item, if they are newer in memory. The namespace gate is held.
     fn write_back_meta(&self, node: &Arc<Node>) -> std::result::Result<(), NamespaceError> {
-        let put = |newer: Newer, size| {
-            if newer.is_none() { Ok(()) } else { self.put_meta(node, newer, size) }
-        };
-        self.put_newer(node, put)
+        self.put_newer(node, |newer, size| {
+            newer.map_or(Ok(()), |modified| self.put_meta(node, modified, size))
+        })
     }
 
     /// Has `put` put what is newer in memory of a node, and the size that it has now, into its inode item. The namespace gate is held.
     fn put_newer(
         &self,
         node: &Arc<Node>,
-        put: impl FnOnce(Newer, u64) -> std::result::Result<(), NamespaceError>,
+        put: impl FnOnce(Option<Timespec>, u64) -> std::result::Result<(), NamespaceError>,
     ) -> std::result::Result<(), NamespaceError> {
         let result = node.attrs.put(|newer| put(newer, node.io.size()));
         if result.is_err() {
@@ -212,17 +210,17 @@ impl Inner {
         Ok(())
     }
 
-    /// Puts what was taken from the node, and its size then, into its inode item.
+    /// Puts when the node was last written to, and its size then, into its inode item.
     pub(crate) fn put_meta(
         &self,
         node: &Node,
-        newer: Newer,
+        modified: Timespec,
         size: u64,
     ) -> std::result::Result<(), NamespaceError> {
         let change = AttrChange {
             size: Some(size),
-            mtime: newer.modified,
-            ctime: newer.modified,
+            mtime: Some(modified),
+            ctime: Some(modified),
             ..AttrChange::default()
         };
         self.store.set_attr_at_commit(node.io.ino(), &change).map(drop)

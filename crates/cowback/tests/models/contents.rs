@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cowback::device::MemoryDevice;
-use cowback::{CachePolicy, File, FilePolicy, Volume};
+use cowback::{CachePolicy, File, FilePolicy, SetAttributes, Volume};
 use cowback_base::sync::thread;
 use shuttle::rand::{Rng, thread_rng};
 
@@ -33,6 +33,8 @@ enum Call {
     Sync,
     Commit,
     StartWriteback,
+    /// Attributes are set, and what is newer in memory with them.
+    SetAttributes,
     /// What is clean leaves the cache.
     Uncache,
     /// All that is not durable is gone.
@@ -52,7 +54,7 @@ fn any_call() -> Call {
     let page = 2 * rng.gen_range(0..PAGES);
     let (from, to) =
         [(page, page + 2), (page, page + 1), (page + 1, page + 2)][rng.gen_range(0..3)];
-    match rng.gen_range(0..17) {
+    match rng.gen_range(0..18) {
         0..=4 => Call::Write(from, to, rng.gen_range(1..=255)),
         5 | 6 => Call::SetLen(rng.gen_range(0..=2 * PAGES)),
         7 => Call::Punch(from, to),
@@ -63,6 +65,7 @@ fn any_call() -> Call {
         13 => Call::Sync,
         14 => Call::Commit,
         15 => Call::StartWriteback,
+        16 => Call::SetAttributes,
         _ => Call::Uncache,
     }
 }
@@ -93,6 +96,10 @@ fn make(volume: &Volume, file: &File, call: Call) -> Outcome {
         Call::Sync => file.sync_data().unwrap(),
         Call::Commit => drop(volume.commit().unwrap()),
         Call::StartWriteback => file.start_writeback(),
+        Call::SetAttributes => {
+            let set = SetAttributes { permissions: Some(0o600), ..SetAttributes::default() };
+            file.set_attributes(&set).unwrap();
+        }
         Call::Uncache => {
             file.set_cache_policy(CachePolicy::Uncached);
             file.set_cache_policy(CachePolicy::Normal);
@@ -143,7 +150,7 @@ impl linear::Plain for Plain {
             }
             Call::Len => return Outcome::Len(self.now.len()),
             Call::Sync | Call::Commit => self.durable.clone_from(&self.now),
-            Call::Glance(_) | Call::StartWriteback | Call::Uncache => {}
+            Call::Glance(_) | Call::StartWriteback | Call::SetAttributes | Call::Uncache => {}
             Call::Crash => self.now.clone_from(&self.durable),
         }
         Outcome::Done
