@@ -241,6 +241,10 @@ impl State {
             return Err(corrupt("extent item", key, "its references do not add up"));
         }
         self.space.data_group(range)?;
+        if item.generation == self.generation() {
+            // It came after the last cut: no commit names it. An older one may be named by one that is still being written.
+            self.disk.forget_data(range);
+        }
         self.remove(TreeId::EXTENT, &key)?;
         crate::namespace::csums::delete(self, range)?;
         self.space.account(range, false)?;

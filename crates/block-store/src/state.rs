@@ -154,7 +154,10 @@ impl Trees for State {
     }
 
     fn free_data_extent(&mut self, bytenr: u64, len: u64) {
-        let freed = self.space.pin(ByteRange::at(bytenr, len));
+        let range = ByteRange::at(bytenr, len);
+        // It never was in a tree: no commit, not even one that is being written, names it.
+        self.disk.forget_data(range);
+        let freed = self.space.pin(range);
         assert!(freed.is_ok(), "{freed:?}");
     }
 

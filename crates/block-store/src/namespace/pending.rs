@@ -251,14 +251,26 @@ impl Pending {
     /// # Errors
     /// The store's. See [`Pending::apply_inode`].
     pub fn apply(&mut self, trees: &mut dyn Trees, tree: TreeId, most: usize) -> StoreResult<()> {
-        let (mut sums, mut left) = (csums::Fresh::default(), most);
-        while left > 0
+        let mut sums = csums::Fresh::default();
+        let entered = self.enter_most(trees, tree, most, &mut sums);
+        // Also of what was entered before one failed: who reads on finds that in the trees only.
+        sums.record(trees).and(entered)
+    }
+
+    fn enter_most(
+        &mut self,
+        trees: &mut dyn Trees,
+        tree: TreeId,
+        mut most: usize,
+        sums: &mut csums::Fresh,
+    ) -> StoreResult<()> {
+        while most > 0
             && let Some((ino, _)) = self.inodes.first_key_value()
         {
             let ino = *ino;
-            left -= self.enter_inode(trees, tree, ino, left, &mut sums)?;
+            most -= self.enter_inode(trees, tree, ino, most, sums)?;
         }
-        sums.record(trees)
+        Ok(())
     }
 
     /// Enters the completions of one inode into the trees.

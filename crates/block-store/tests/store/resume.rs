@@ -435,3 +435,36 @@ fn shrinking_that_failed_anywhere_leaves_a_volume_that_goes_on_or_says_why_not()
         assert!(resumed > 10);
     }
 }
+
+/// A flush that failed, and a bad sector under data that was superseded before any commit.
+#[test]
+fn data_that_nobody_needs_does_not_keep_a_volume_from_going_on() {
+    // Entered into the trees before it is superseded, or not.
+    for (ahead, overwritten) in [(false, true), (false, false), (true, true), (true, false)] {
+        let mut resumed = 0;
+        for after in 0.. {
+            let device = HostFile::new();
+            let (store, ino) = volume(&device, 32 << 20);
+            write(&store, ino, 0, &[9; 4096]).unwrap();
+            let dead = device.dirty.lock().last().unwrap().0;
+            while ahead && store.step_ahead().unwrap() {}
+            if overwritten {
+                write(&store, ino, 0, &NEW).unwrap();
+                set_size(&store, ino, NEW.len() as u64);
+            } else {
+                store.truncate(ino, 0).unwrap();
+            }
+            device.write_back_all_but(dead..dead + 1);
+            device.fail(Fails::Loses, after, 1);
+            if store.commit().is_ok() {
+                break;
+            }
+            let reason = store.read_only_reason().unwrap();
+            if reason.contains("flush") {
+                store.try_resume().unwrap_or_else(|error| panic!("after {after}: {error}"));
+                resumed += 1;
+            }
+        }
+        assert!(resumed > 0);
+    }
+}
