@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cowback::device::MemoryDevice;
 use cowback::error::StoreError;
 use cowback::{Error, File, Options, Volume};
+use cowback_block_store::{OpenOptions, Store};
 use cowback_testkit::faulty::{Effect, Fault, FaultDevice, Op};
 use cowback_testkit::random::Rng;
 use cowback_tests::read_all;
@@ -208,6 +209,31 @@ fn what_writers_do_while_a_volume_has_stopped_goes_out_when_it_goes_on() {
     let mut content = vec![2; 10];
     content.resize(50_000, 1);
     expect_durable(&device, volume, "f", &content);
+}
+
+/// A file without a name whose last handle is dropped while the volume takes no changes.
+#[test]
+fn what_could_not_be_thrown_away_while_a_volume_had_stopped_goes_when_it_goes_on() {
+    let (device, volume) = volume("none");
+    let file = volume.create_file("f").unwrap();
+    file.write_at(0, &[1; 1 << 20]).unwrap();
+    volume.remove_file("f").unwrap();
+    volume.commit().unwrap();
+    volume.create_dir("dir").unwrap();
+    device.arm_from_now(Fault::forever(Op::Flush, 0, Effect::Forget));
+    assert!(volume.commit().is_err());
+    drop(file);
+    device.disarm();
+    volume.try_resume().unwrap();
+    // The first commit after that goes on with it, and the next one has it.
+    for name in ["one", "another"] {
+        volume.create_dir(name).unwrap();
+        volume.commit().unwrap();
+    }
+    drop(volume);
+    device.cut_power().unwrap();
+    let store = Store::open(device, &OpenOptions::default()).unwrap();
+    assert_eq!(store.orphans().unwrap(), []);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Names: what a volume does with paths.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use crate::file::File;
 use crate::gates::Gates;
 use crate::inner::Inner;
 use crate::metadata::{Metadata, NewEntry, SetAttributes};
+use crate::path::steadily;
 use crate::volume::Volume;
 
 /// An entry of a directory.
@@ -27,18 +27,6 @@ pub struct DirEntry {
     pub ino: u64,
     /// What it is.
     pub kind: FileType,
-}
-
-/// Entries fetched from the store at once.
-const DIR_BATCH: usize = 1024;
-
-/// Leaves one entry of each name: the last. What was moved to a name between two batches has a place behind what had the name when its batch was
-/// read.
-fn keep_newest(entries: &mut Vec<DirEntry>) {
-    let mut names = HashSet::with_capacity(entries.len());
-    let newest: Vec<_> = entries.iter().rev().map(|entry| names.insert(&*entry.name)).collect();
-    let mut newest = newest.into_iter().rev();
-    entries.retain(|_| newest.next() == Some(true));
 }
 
 /// Paths are taken from the volume's root, with or without a leading `/`. Symlinks in them are not followed, `..` is refused. Names may be any
@@ -138,12 +126,19 @@ impl Volume {
     /// It does not exist or is a directory; `path` exists.
     pub fn hard_link(&self, existing: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
         let (existing, path) = (existing.as_ref(), path.as_ref());
-        let Some((from_dir, from_name)) = self.inner.parent_and_name(existing)? else {
+        if self.inner.parent_and_name(existing)?.is_none() {
             return Err(Error::at(existing)(NamespaceError::IsDir { ino: Ino::ROOT }));
-        };
-        let linked = self.change(path, |inner, dir, name| {
-            inner.store.link_entry((from_dir, from_name), (dir, name))
-        });
+        }
+        self.inner.check_writable()?;
+        let inner = &*self.inner;
+        let linked = steadily(
+            || Ok((inner.entry(existing)?, inner.entry(path)?)),
+            |&(old, new)| {
+                inner.change(Gates::Names, || {
+                    inner.store.link_entry(old, new).map_err(Error::at(path))
+                })
+            },
+        );
         linked.map_err(|error| match error {
             // About what there is, not about its new name.
             Error::Name {
@@ -190,8 +185,7 @@ impl Volume {
     pub fn remove_dir(&self, path: impl AsRef<Path>) -> Result<()> {
         Inner::check_not_root(path.as_ref())?;
         self.change(path.as_ref(), |inner, dir, name| {
-            let removed = inner.store.rmdir(dir, name)?;
-            inner.dirs.forget(removed.ino);
+            let removed = inner.dirs.around_removing(|| inner.store.rmdir(dir, name))?;
             inner.last_name_gone(removed.ino);
             Ok(())
         })
@@ -204,16 +198,21 @@ impl Volume {
     /// `from` or the directory of `to` does not exist, or `from` is the root; the new name is too long; `to` is a directory that is not empty, or of another sort; a directory would move into itself.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         Inner::check_not_root(from.as_ref())?;
-        let (to_dir, to_name) = self.inner.entry(to.as_ref())?;
-        self.change(from.as_ref(), |inner, dir, name| {
-            let mode = RenameMode::Replace;
-            let replaced = inner.store.rename((dir, name), (to_dir, to_name), mode)?;
-            inner.dirs.forget_all();
+        let (from, to) = (from.as_ref(), to.as_ref());
+        self.inner.check_writable()?;
+        let inner = &*self.inner;
+        let rename = |old, new| -> std::result::Result<(), NamespaceError> {
+            let rename = || inner.store.rename(old, new, RenameMode::Replace);
+            let replaced = inner.dirs.around_renaming(rename)?;
             if let Some(removed) = replaced.filter(|removed| removed.nlink == 0) {
                 inner.last_name_gone(removed.ino);
             }
             Ok(())
-        })
+        };
+        steadily(
+            || Ok((inner.entry(to)?, inner.entry(from)?)),
+            |&(new, old)| inner.change(Gates::Names, || rename(old, new).map_err(Error::at(from))),
+        )
     }
 
     /// Where a symbolic link leads.
@@ -257,36 +256,24 @@ impl Volume {
         })
     }
 
-    /// The entries of a directory, in the order in which they were made. Of a large one that changes meanwhile, each name that is there from the
-    /// beginning to the end is listed, once, also if what it leads to is replaced.
+    /// The entries of a directory, as they are at one moment, in the order in which they were made.
     ///
     /// # Errors
     /// It does not exist, or is no directory.
     pub fn read_dir(&self, path: impl AsRef<Path>) -> Result<Vec<DirEntry>> {
         let path = path.as_ref();
-        self.inner.at_path(path, |dir| self.read_dir_inode(dir).map_err(Error::at(path)))
-    }
-
-    fn read_dir_inode(&self, dir: Ino) -> std::result::Result<Vec<DirEntry>, NamespaceError> {
-        let (mut entries, mut first) = (Vec::new(), Some(0));
-        while let Some(from) = first {
-            let batch = self.inner.store.read_dir(dir, from, DIR_BATCH)?;
-            // What ends within a batch was seen whole: what is made now is not looked for.
-            let last = batch.last().filter(|_| batch.len() == DIR_BATCH);
-            first = last.and_then(|last| last.index.checked_add(1));
-            entries.extend(batch.into_iter().map(|entry| DirEntry {
+        let read = |dir| self.inner.store.read_dir(dir).map_err(Error::at(path));
+        let entries = self.inner.at_path(path, read)?.into_iter();
+        Ok(entries
+            .map(|entry| DirEntry {
                 ino: match entry.target {
                     Target::Inode(ino) => ino.0,
                     Target::Subvolume(_) => 0,
                 },
                 name: entry.name,
                 kind: entry.kind,
-            }));
-        }
-        if entries.len() > DIR_BATCH {
-            keep_newest(&mut entries);
-        }
-        Ok(entries)
+            })
+            .collect())
     }
 
     /// The names of an entry's extended attributes.
@@ -333,9 +320,12 @@ impl Volume {
         op: impl Fn(&Inner, Ino, &[u8]) -> std::result::Result<T, NamespaceError>,
     ) -> Result<T> {
         self.inner.check_writable()?;
-        let (dir, name) = self.inner.entry(path)?;
         let inner = &*self.inner;
-        inner.change(Gates::Names, || op(inner, dir, name).map_err(Error::at(path)))
+        let once = |dir, name| op(inner, dir, name).map_err(Error::at(path));
+        steadily(
+            || inner.entry(path),
+            |&(dir, name)| inner.change(Gates::Names, || once(dir, name)),
+        )
     }
 
     /// As [`Volume::change`], for a change of the inode that `path` names.

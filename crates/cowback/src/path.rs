@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 
 use cowback_base::Ino;
 use cowback_base::sync::Mutex;
-use cowback_block_store::namespace::{FileType, NamespaceError, Target};
+use cowback_block_store::namespace::{FileType, NamespaceError, Removed, Target};
 
 use crate::error::{Error, Result};
 use crate::inner::Inner;
@@ -25,7 +25,8 @@ const DIR_PATH_MAX: usize = 4096;
 /// Two things are remembered: the directories at some paths, and the whole way to the one that was resolved last. A path that goes along with that way
 /// is looked up from where the two part. So a walk through a tree looks up each directory once, however deep it lies.
 ///
-/// What was looked up before a directory moved and would be remembered after it is refused, by the generation.
+/// A change that may move or remove a directory can be seen before it is over. From before it can be seen until it is over, nothing of what is
+/// remembered is used; and what was looked up before it is over, and would be remembered after it, is refused, by the generation.
 #[derive(Debug, Default)]
 pub(crate) struct DirCache {
     cached: Mutex<Cached>,
@@ -37,6 +38,8 @@ struct Cached {
     dir_bytes: usize,
     /// Out of here while somebody goes on along it.
     way: Way,
+    /// Changes under way that may move or remove a directory.
+    changing: usize,
     generation: u64,
 }
 
@@ -108,9 +111,23 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 
 impl Cached {
     fn forget_dirs(&mut self) {
-        self.generation += 1;
         self.dirs.clear();
         self.dir_bytes = 0;
+    }
+
+    /// Something was renamed, and may be a directory.
+    fn forget_all(&mut self) {
+        self.forget_dirs();
+        self.way = Way::default();
+    }
+
+    /// The directory `ino` was removed.
+    fn forget(&mut self, ino: Ino) {
+        self.forget_dirs();
+        // Backwards, as what is removed is near the end: a directory is removed after all that is in it.
+        if let Some(at) = self.way.steps.iter().rposition(|(_, step)| *step == ino) {
+            self.way.cut(at);
+        }
     }
 
     fn remember(&mut self, path: &[u8], ino: Ino) {
@@ -136,18 +153,21 @@ impl DirCache {
     ) -> std::result::Result<Ino, E> {
         let (generation, mut way) = {
             let mut cached = self.cached.lock();
-            if path.len() <= DIR_PATH_MAX
+            if cached.changing > 0 {
+                (None, Way::default())
+            } else if path.len() <= DIR_PATH_MAX
                 && let Some(ino) = cached.dirs.get(path)
             {
                 return Ok(*ino);
+            } else {
+                (Some(cached.generation), std::mem::take(&mut cached.way))
             }
-            (cached.generation, std::mem::take(&mut cached.way))
         };
         way.back_to_common(path);
         let result = way.go_on(path, step);
         let ino = way.last();
         let mut cached = self.cached.lock();
-        if cached.generation == generation {
+        if generation == Some(cached.generation) {
             cached.way = way;
             if result.is_ok() {
                 cached.remember(path, ino);
@@ -156,21 +176,45 @@ impl DirCache {
         result.map(|()| ino)
     }
 
-    /// Something was renamed, and may be a directory. Called before the change can be seen to be over.
-    pub(crate) fn forget_all(&self) {
-        let mut cached = self.cached.lock();
-        cached.forget_dirs();
-        cached.way = Way::default();
+    /// Runs a renaming, of what may be a directory.
+    pub(crate) fn around_renaming<T, E>(
+        &self,
+        rename: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let changing = Changing::begin(&self.cached);
+        rename().inspect(|_| changing.end(Cached::forget_all))
     }
 
-    /// The directory `ino` was removed. Called before the change can be seen to be over.
-    pub(crate) fn forget(&self, ino: Ino) {
-        let mut cached = self.cached.lock();
-        cached.forget_dirs();
-        // Backwards, as what is removed is near the end: a directory is removed after all that is in it.
-        if let Some(at) = cached.way.steps.iter().rposition(|(_, step)| *step == ino) {
-            cached.way.cut(at);
-        }
+    /// Runs the removal of a directory, which gives that.
+    pub(crate) fn around_removing<E>(
+        &self,
+        remove: impl FnOnce() -> std::result::Result<Removed, E>,
+    ) -> std::result::Result<Removed, E> {
+        let changing = Changing::begin(&self.cached);
+        remove().inspect(|removed| changing.end(|cached| cached.forget(removed.ino)))
+    }
+}
+
+/// A change under way that may move or remove a directory.
+struct Changing<'a>(&'a Mutex<Cached>);
+
+impl<'a> Changing<'a> {
+    fn begin(cached: &'a Mutex<Cached>) -> Self {
+        let mut now = cached.lock();
+        now.changing += 1;
+        now.generation += 1;
+        Self(cached)
+    }
+
+    /// It was done: what it makes stale is forgotten before the rest is used again.
+    fn end(&self, forget: impl FnOnce(&mut Cached)) {
+        forget(&mut self.0.lock());
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.lock().changing -= 1;
     }
 }
 
@@ -183,22 +227,9 @@ impl Inner {
         }
     }
 
-    /// Runs `op` on the inode that `path` names. If that vanishes meanwhile because another was renamed over it, runs `op` on the other one: who
-    /// replaces a file leaves no moment at which there is none.
+    /// Runs `op` on the inode that `path` names, as [`steadily`] does.
     pub(crate) fn at_path<T>(&self, path: &Path, op: impl Fn(Ino) -> Result<T>) -> Result<T> {
-        let mut ino = self.resolve(path)?;
-        loop {
-            let result = op(ino);
-            let gone = |error: &NamespaceError| matches!(error, NamespaceError::NoInode { ino: which } if *which == ino);
-            if !matches!(&result, Err(Error::Name { source, .. }) if gone(source)) {
-                return result;
-            }
-            let now = self.resolve(path)?;
-            if now == ino {
-                return result; // the name of nothing
-            }
-            ino = now;
-        }
+        steadily(|| self.resolve(path), |ino| op(*ino))
     }
 
     /// The directory that holds what `path` names, and its name there. `None` for the root.
@@ -252,6 +283,27 @@ impl Inner {
     }
 }
 
+/// Runs `op` on what `resolve` has found. If an inode of that vanishes meanwhile because another was renamed over it, runs `op` on the other one: who
+/// replaces a file or a directory leaves no moment at which there is none.
+pub(crate) fn steadily<R: PartialEq, T>(
+    resolve: impl Fn() -> Result<R>,
+    op: impl Fn(&R) -> Result<T>,
+) -> Result<T> {
+    let mut found = resolve()?;
+    loop {
+        let result = op(&found);
+        let gone = |error: &NamespaceError| matches!(error, NamespaceError::NoInode { .. });
+        if !matches!(&result, Err(Error::Name { source, .. }) if gone(source)) {
+            return result;
+        }
+        let now = resolve()?;
+        if now == found {
+            return result; // the name of nothing
+        }
+        found = now;
+    }
+}
+
 /// The last component of `path` that is a name.
 fn last_name(path: &Path) -> Result<Option<&[u8]>> {
     match path.components().next_back() {
@@ -286,11 +338,31 @@ mod tests {
                 Ok::<_, ()>(Ino(ino))
             })
         };
-        assert_eq!(look(300, &|| cache.forget(Ino(300))), Ok(Ino(300)));
+        let remove = |ino| removed(&cache, ino, || {});
+        assert_eq!(look(300, &|| remove(Ino(300))), Ok(Ino(300)));
         assert_eq!(look(301, &|| {}), Ok(Ino(301)), "the first was not remembered");
         assert_eq!(look(302, &|| {}), Ok(Ino(301)), "the second was");
-        cache.forget(Ino(301));
+        remove(Ino(301));
         assert_eq!(look(303, &|| {}), Ok(Ino(303)), "it has moved");
+        // While another goes it can be gone already, and while none does, no longer.
+        removed(&cache, Ino(9), || {
+            assert_eq!(look(304, &|| {}), Ok(Ino(304)));
+            assert_eq!(look(305, &|| {}), Ok(Ino(305)), "nothing is remembered meanwhile");
+        });
+        assert_eq!(look(306, &|| {}), Ok(Ino(303)), "what was remembered before");
+        let failed = cache.around_renaming(|| Err::<(), _>("it cannot be renamed"));
+        assert_eq!((failed.is_err(), look(307, &|| {})), (true, Ok(Ino(303))));
+        cache.around_renaming(|| Ok::<_, ()>(())).unwrap();
+        assert_eq!(look(308, &|| {}), Ok(Ino(308)));
+    }
+
+    /// Tells the cache that `ino` is removed; `meanwhile` that can be seen.
+    fn removed(cache: &DirCache, ino: Ino, meanwhile: impl FnOnce()) {
+        let removed = cache.around_removing(|| {
+            meanwhile();
+            Ok::<_, ()>(Removed { ino, nlink: 0 })
+        });
+        assert!(removed.is_ok());
     }
 
     /// A tree in which there is every directory, and each look-up is counted.
@@ -364,7 +436,7 @@ mod tests {
             let dir = &path[..5 * level - 1];
             let gone = inside(straight(dir), b"name");
             assert_eq!(tree.get(dir), straight(dir));
-            tree.cache.forget(gone);
+            removed(&tree.cache, gone, || {});
         }
         assert_eq!(tree.looked_up, LEVELS);
     }
@@ -390,11 +462,11 @@ mod tests {
     fn what_hangs_below_a_directory_that_moved_is_looked_up_anew() {
         let mut tree = Tree::new();
         tree.get(b"a/b/c/d");
-        tree.cache.forget(straight(b"a/b"));
+        removed(&tree.cache, straight(b"a/b"), || {});
         let before = tree.looked_up;
         tree.get(b"a/b/c/d");
         assert_eq!(tree.looked_up, before + 3, "`a` is where it was");
-        tree.cache.forget_all();
+        tree.cache.around_renaming(|| Ok::<_, ()>(())).unwrap();
         tree.get(b"a/b/c/d");
         assert_eq!(tree.looked_up, before + 7);
     }

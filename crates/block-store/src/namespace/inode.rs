@@ -228,6 +228,12 @@ pub(crate) fn load_dir(trees: &dyn Trees, tree: TreeId, ino: Ino) -> NsResult<In
     Ok(item)
 }
 
+/// What is another whenever the item of `ino` was written: for a directory, whenever its entries changed.
+pub(crate) fn version(trees: &dyn Trees, tree: TreeId, ino: Ino) -> NsResult<(u64, u64)> {
+    let item = load(trees, tree, ino)?;
+    Ok((item.transid, item.sequence))
+}
+
 /// The item of `ino`, to which an entry leads.
 pub(crate) fn load_linked(trees: &dyn Trees, tree: TreeId, ino: Ino) -> StoreResult<InodeItem> {
     find(trees, tree, ino)?

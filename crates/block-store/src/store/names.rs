@@ -13,6 +13,9 @@ use crate::reserve::{Load, MOST_NOTED, Purpose, STEP_EXTENTS};
 use crate::state::State;
 use crate::trees::Trees;
 
+/// Entries of a directory that are read with the lock held once.
+const DIR_BATCH: usize = 1024;
+
 /// An operation on names that brings `bytes` bytes from the caller.
 fn names(bytes: usize) -> impl FnOnce(&State) -> NsResult<Load> {
     move |_| Ok(Load::names(bytes as u64))
@@ -40,7 +43,10 @@ impl State {
 }
 
 impl Store {
-    fn look<T>(&self, read: impl FnOnce(&dyn Trees, TreeId) -> NsResult<T>) -> NsResult<T> {
+    pub(super) fn look<T>(
+        &self,
+        read: impl FnOnce(&dyn Trees, TreeId) -> NsResult<T>,
+    ) -> NsResult<T> {
         let state = self.state.read();
         read(&*state, state.tree)
     }
@@ -61,12 +67,35 @@ impl Store {
         self.look(|trees, tree| dir::parent(trees, tree, dir))
     }
 
-    /// At most `max` entries of `dir` with an index of `from` or more, in order of their indexes.
+    /// The entries of `dir`, as they are at one moment, in order of their indexes.
     ///
     /// # Errors
     /// The namespace's.
-    pub fn read_dir(&self, dir: Ino, from: u64, max: usize) -> NsResult<Vec<DirEntryInfo>> {
-        self.look(|trees, tree| dir::read_dir(trees, tree, dir, from, max))
+    pub fn read_dir(&self, dir: Ino) -> NsResult<Vec<DirEntryInfo>> {
+        // A large one in batches, so that others go on meanwhile, but only if it stays as it is: a name can come to lie before what was read.
+        if let Some(entries) = self.read_dir_in_batches(dir)? {
+            return Ok(entries);
+        }
+        self.look(|trees, tree| dir::read_dir(trees, tree, dir, 0, usize::MAX))
+    }
+
+    /// None if the directory changed between two batches.
+    fn read_dir_in_batches(&self, dir: Ino) -> NsResult<Option<Vec<DirEntryInfo>>> {
+        let (mut entries, mut first) = (Vec::new(), None);
+        let mut from = Some(0);
+        while let Some(index) = from {
+            let (batch, version) = self.look(|trees, tree| {
+                let version = inode::version(trees, tree, dir)?;
+                Ok((dir::read_dir(trees, tree, dir, index, DIR_BATCH)?, version))
+            })?;
+            if *first.get_or_insert(version) != version {
+                return Ok(None);
+            }
+            let last = batch.last().filter(|_| batch.len() == DIR_BATCH);
+            from = last.and_then(|last| last.index.checked_add(1));
+            entries.extend(batch);
+        }
+        Ok(Some(entries))
     }
 
     /// A file's attributes. The bytes that it holds count what has been written and that the next commit will tell the trees.
@@ -325,6 +354,11 @@ impl Store {
                 Err(NamespaceError::Store(StoreError::NoSpace { .. })) => {
                     self.state.write().leftover.insert(ino);
                     return Ok(());
+                }
+                // The store has stopped, and may be resumed.
+                Err(error @ NamespaceError::Store(StoreError::ReadOnly { .. })) => {
+                    self.state.write().leftover.insert(ino);
+                    return Err(error);
                 }
                 Err(error) => return Err(error),
             }

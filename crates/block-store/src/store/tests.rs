@@ -10,7 +10,7 @@ use cowback_btrfs_disk::{ItemKind, Key};
 use super::*;
 use crate::device::MemoryDevice;
 use crate::namespace::inode::inode_flags;
-use crate::namespace::{NewInode, extents, inode};
+use crate::namespace::{LinkMode, NewInode, RenameMode, extents, inode};
 use crate::reserve::{MOST_NOTED, STEP_EXTENTS};
 use crate::trees::Trees;
 use cowback_btrfs_disk::TreeId;
@@ -27,6 +27,45 @@ fn formatted() -> (Arc<MemoryDevice>, Store) {
     let options = FormatOptions { total_bytes: 64 << 20, grow: false, ..FormatOptions::default() };
     let store = Store::format(Arc::clone(&device) as _, &options).unwrap();
     (device, store)
+}
+
+/// What [`Store::read_dir`] tells by whether a directory stayed as it was between two looks.
+#[test]
+fn a_directory_has_another_version_after_each_change_of_its_entries() {
+    let (_, store) = formatted();
+    let make = |dir, name: &[u8]| store.create(dir, name, &FILE).unwrap().0;
+    let dir = NewInode { mode: 0o040_755, ..FILE };
+    let (elsewhere, _) = store.create(Ino::ROOT, b"elsewhere", &dir).unwrap();
+    let file = make(elsewhere, b"file");
+    let mut last = None;
+    let mut changed = |what: &str| {
+        let version = store.look(|trees, tree| inode::version(trees, tree, Ino::ROOT)).unwrap();
+        assert!(last.replace(version) != Some(version), "{what}");
+    };
+    changed("at first");
+    make(Ino::ROOT, b"a");
+    changed("made");
+    store.link(file, Ino::ROOT, b"b").unwrap();
+    changed("linked");
+    let over = LinkMode { replace: true, ..LinkMode::default() };
+    store.link_as(file, (Ino::ROOT, b"a"), over).unwrap();
+    changed("linked over another");
+    make(Ino::ROOT, b"c");
+    changed("made");
+    store.rename((Ino::ROOT, b"c"), (Ino::ROOT, b"a"), RenameMode::Replace).unwrap();
+    changed("renamed over another");
+    make(elsewhere, b"new");
+    store.rename((elsewhere, b"new"), (Ino::ROOT, b"a"), RenameMode::Replace).unwrap();
+    changed("renamed over another from elsewhere");
+    store.rename((Ino::ROOT, b"a"), (elsewhere, b"a"), RenameMode::Replace).unwrap();
+    changed("renamed to elsewhere");
+    store.unlink(Ino::ROOT, b"b").unwrap();
+    changed("removed");
+    store.rmdir(Ino::ROOT, b"elsewhere").unwrap_err();
+    store.unlink(elsewhere, b"a").unwrap();
+    store.unlink(elsewhere, b"file").unwrap();
+    store.rmdir(Ino::ROOT, b"elsewhere").unwrap();
+    changed("a directory removed");
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn use_it(device: Arc<MemoryDevice>) {
     let mut dirs = vec![Ino::ROOT];
     let mut files = Vec::new();
     while let Some(dir) = dirs.pop() {
-        for entry in store.read_dir(dir, 0, 1000).unwrap_or_default() {
+        for entry in store.read_dir(dir).unwrap_or_default() {
             let Target::Inode(ino) = entry.target else { continue };
             if dirs.len() + files.len() < 1000 {
                 files.push((dir, entry.name, ino));

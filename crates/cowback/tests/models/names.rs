@@ -271,3 +271,29 @@ fn names_that_two_threads_change_are_as_if_one_had() {
 fn names_that_three_threads_change_are_as_if_one_had() {
     explore("names of three threads", 1000, || names_change(3, 2));
 }
+
+/// What is made in a directory is in the one that has the name: though directories are remembered, and another is moved, removed or replaced.
+#[test]
+fn what_is_made_in_a_directory_that_goes_is_in_the_one_that_has_its_name() {
+    explore("a directory goes", 600, || {
+        let volume = Volume::create_on(Arc::new(MemoryDevice::new(0)), &options()).unwrap();
+        volume.create_dir("d").unwrap();
+        volume.create_dir("other").unwrap();
+        assert!(!volume.exists("d/x").unwrap());
+        let way = thread_rng().gen_range(0..3);
+        thread::scope(|scope| {
+            scope.spawn(|| match way {
+                0 => volume.rename("d", "gone").unwrap(),
+                1 => volume.remove_dir("d").unwrap(),
+                // It may not be empty any more.
+                _ => drop(volume.rename("other", "d")),
+            });
+            scope.spawn(|| {
+                if way == 2 || volume.create_dir("d").is_ok() {
+                    drop(volume.create_file("d/x").unwrap());
+                    assert!(volume.exists("d/x").unwrap() && !volume.exists("gone/x").unwrap());
+                }
+            });
+        });
+    });
+}
