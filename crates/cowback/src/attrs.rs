@@ -43,6 +43,12 @@ impl NodeAttrs {
         state.newer.or(state.going)
     }
 
+    /// Has `look` look at the tree, told what is newer than that. No handle puts anything there meanwhile: so what one has set is seen whole, or not at all.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(Option<Timespec>) -> T) -> T {
+        let _no_one_puts = self.putting.lock();
+        look(self.modified())
+    }
+
     /// Has `put` put what is newer into the tree. The namespace gate is held, and not by this call alone.
     pub(crate) fn put<E>(
         &self,

@@ -131,21 +131,20 @@ pub(crate) fn check_time(option: &'static str, time: Option<Timespec>) -> crate:
 impl Inner {
     /// The attributes of an inode, with what of them is newer in memory.
     pub(crate) fn metadata_of(&self, ino: Ino) -> Result<Metadata, NamespaceError> {
-        let node = self.nodes.get(ino);
-        // Before the tree is looked at. The times go into it; and a file that still has a name in it had its content when the size was taken.
-        let newer = node.as_ref().map(|node| (node.io.size(), node.attrs.modified()));
-        let mut metadata = Metadata::of(ino, &self.store.inode(ino)?);
-        if let Some(node) = node {
-            metadata.allocated = metadata.allocated.saturating_add(node.io.delalloc_bytes().1);
-        }
-        if let Some((size, modified)) = newer {
+        let in_tree = || Ok(Metadata::of(ino, &self.store.inode(ino)?));
+        let Some(node) = self.nodes.get(ino) else { return in_tree() };
+        node.attrs.look(|modified| {
+            // Before the tree is looked at: a file that still has a name there had its content when the size was taken.
+            let size = node.io.size();
+            let mut metadata = in_tree()?;
             metadata.size = size;
+            metadata.allocated = metadata.allocated.saturating_add(node.io.delalloc_bytes().1);
             if let Some(modified) = modified {
                 metadata.modified = modified;
                 metadata.changed = metadata.changed.max(modified);
             }
-        }
-        Ok(metadata)
+            Ok(metadata)
+        })
     }
 
     /// As [`Inner::metadata_of`], of an inode to which a path led. If it has lost its last name since, its content may be on its way out: then it is

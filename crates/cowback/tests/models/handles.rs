@@ -74,3 +74,27 @@ fn the_size_of_a_file_that_is_replaced_is_that_of_the_old_one_or_of_the_new_one(
         assert!([[1, 1], [1, 2], [2, 2]].contains(&sizes), "{sizes:?}");
     });
 }
+
+#[test]
+fn attributes_that_are_set_together_are_seen_together() {
+    explore("attributes set under who looks", 600, || {
+        let device = Arc::new(MemoryDevice::new(0));
+        let volume = Volume::create_on(device, &options()).unwrap();
+        let file = volume.create_file("f").unwrap();
+        file.write_at(0, &[1]).unwrap();
+        let before = file.metadata().unwrap();
+        let modified = Some(Timespec { sec: 7, nsec: 0 });
+        let permissions = Some(0o600);
+        let set = SetAttributes { permissions, modified, ..SetAttributes::default() };
+        thread::scope(|scope| {
+            scope.spawn(|| file.set_attributes(&set).unwrap());
+            scope.spawn(|| volume.commit().unwrap());
+            scope.spawn(|| {
+                let seen = file.metadata().unwrap();
+                let old =
+                    [seen.permissions == before.permissions, seen.modified == before.modified];
+                assert_eq!(old[0], old[1], "half of a change");
+            });
+        });
+    });
+}
