@@ -126,31 +126,25 @@ impl Volume {
     /// It does not exist or is a directory; `path` exists.
     pub fn hard_link(&self, existing: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
         let (existing, path) = (existing.as_ref(), path.as_ref());
-        if self.inner.parent_and_name(existing)?.is_none() {
+        if self.inner.resolve(existing)? == Ino::ROOT {
             return Err(Error::at(existing)(NamespaceError::IsDir { ino: Ino::ROOT }));
         }
         self.inner.check_writable()?;
         let inner = &*self.inner;
-        let linked = steadily(
+        let link = |old, new| {
+            inner.store.link_entry(old, new).map_err(|error| match error {
+                NamespaceError::NotFound { .. }
+                | NamespaceError::IsDir { .. }
+                | NamespaceError::NotSupported { .. }
+                | NamespaceError::TooManyLinks { .. } => Error::at(existing)(error),
+                // About its new name, not about what there is.
+                other => Error::at(path)(other),
+            })
+        };
+        steadily(
             || Ok((inner.entry(existing)?, inner.entry(path)?)),
-            |&(old, new)| {
-                inner.change(Gates::Names, || {
-                    inner.store.link_entry(old, new).map_err(Error::at(path))
-                })
-            },
-        );
-        linked.map_err(|error| match error {
-            // About what there is, not about its new name.
-            Error::Name {
-                source:
-                    source @ (NamespaceError::NotFound { .. }
-                    | NamespaceError::IsDir { .. }
-                    | NamespaceError::NotSupported { .. }
-                    | NamespaceError::TooManyLinks { .. }),
-                ..
-            } => Error::at(existing)(source),
-            other => other,
-        })
+            |&(old, new)| inner.change(Gates::Names, || link(old, new)),
+        )
     }
 
     /// As [`Volume::hard_link`], with the file's inode number, as [`Volume::create_entry`] and [`Metadata::ino`] tell it.
@@ -256,7 +250,8 @@ impl Volume {
         })
     }
 
-    /// The entries of a directory, as they are at one moment, in the order in which they were made.
+    /// The entries of a directory, as they are at one moment, in the order in which they were made. If there are more than a thousand and others change
+    /// them meanwhile, all changes of the volume wait in the end until they are read.
     ///
     /// # Errors
     /// It does not exist, or is no directory.

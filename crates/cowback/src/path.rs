@@ -26,7 +26,8 @@ const DIR_PATH_MAX: usize = 4096;
 /// is looked up from where the two part. So a walk through a tree looks up each directory once, however deep it lies.
 ///
 /// A change that may move or remove a directory can be seen before it is over. From before it can be seen until it is over, nothing of what is
-/// remembered is used; and what was looked up before it is over, and would be remembered after it, is refused, by the generation.
+/// remembered is used; and what was looked up before it is over, and would be remembered after it, is refused, by the generation. A file that is
+/// renamed is not told from a directory.
 #[derive(Debug, Default)]
 pub(crate) struct DirCache {
     cached: Mutex<Cached>,
@@ -196,25 +197,34 @@ impl DirCache {
 }
 
 /// A change under way that may move or remove a directory.
-struct Changing<'a>(&'a Mutex<Cached>);
+struct Changing<'a> {
+    cached: &'a Mutex<Cached>,
+    ended: bool,
+}
 
 impl<'a> Changing<'a> {
     fn begin(cached: &'a Mutex<Cached>) -> Self {
         let mut now = cached.lock();
         now.changing += 1;
         now.generation += 1;
-        Self(cached)
+        Self { cached, ended: false }
     }
 
-    /// It was done: what it makes stale is forgotten before the rest is used again.
-    fn end(&self, forget: impl FnOnce(&mut Cached)) {
-        forget(&mut self.0.lock());
+    /// It was done, and `forget` forgets what it made stale.
+    fn end(mut self, forget: impl FnOnce(&mut Cached)) {
+        forget(&mut self.cached.lock());
+        self.ended = true;
     }
 }
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        self.0.lock().changing -= 1;
+        let mut cached = self.cached.lock();
+        if !self.ended {
+            // It failed, perhaps half way.
+            cached.forget_all();
+        }
+        cached.changing -= 1;
     }
 }
 
@@ -350,10 +360,10 @@ mod tests {
             assert_eq!(look(305, &|| {}), Ok(Ino(305)), "nothing is remembered meanwhile");
         });
         assert_eq!(look(306, &|| {}), Ok(Ino(303)), "what was remembered before");
-        let failed = cache.around_renaming(|| Err::<(), _>("it cannot be renamed"));
-        assert_eq!((failed.is_err(), look(307, &|| {})), (true, Ok(Ino(303))));
         cache.around_renaming(|| Ok::<_, ()>(())).unwrap();
-        assert_eq!(look(308, &|| {}), Ok(Ino(308)));
+        assert_eq!(look(307, &|| {}), Ok(Ino(307)));
+        let failed = cache.around_renaming(|| Err::<(), _>("half way, perhaps"));
+        assert_eq!((failed.is_err(), look(308, &|| {})), (true, Ok(Ino(308))));
     }
 
     /// Tells the cache that `ino` is removed; `meanwhile` that can be seen.

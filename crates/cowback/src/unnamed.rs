@@ -60,9 +60,11 @@ impl Volume {
 
     /// A file as if it had been made at `path`, opened, and removed by somebody else.
     pub(crate) fn removed_node(&self, path: &Path) -> Result<Arc<Node>> {
-        // The directory may be gone as well.
-        let dir = path.parent().unwrap_or(Path::new(""));
-        let node = self.unnamed_node(dir).or_else(|_| self.unnamed_node(Path::new("")))?;
+        let node = match self.unnamed_node(path.parent().unwrap_or(Path::new(""))) {
+            // The directory is gone as well, or another has its name.
+            Err(Error::Name { .. }) => self.unnamed_node(Path::new(""))?,
+            node => node?,
+        };
         self.inner.nodes.unlinked(node.io.ino());
         Ok(node)
     }

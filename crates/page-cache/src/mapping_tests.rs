@@ -388,7 +388,7 @@ fn tag_search_visits_only_tagged_leaves() {
     assert_eq!(file.next_tagged(Tag::Dirty, PageIndex(4), PageIndex(1 << 20)), None);
     assert_eq!(file.next_tagged(Tag::Writeback, PageIndex(0), PageIndex(u64::MAX)), None);
 
-    // A large file with one tagged page: its leaf is the first that is looked at.
+    // A large file with one tagged page: the index names its leaf first.
     for page in file.lock_absent(range(0, 20_000)) {
         page.fill(Frame::zeroed());
     }

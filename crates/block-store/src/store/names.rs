@@ -13,8 +13,8 @@ use crate::reserve::{Load, MOST_NOTED, Purpose, STEP_EXTENTS};
 use crate::state::State;
 use crate::trees::Trees;
 
-/// Entries of a directory that are read with the lock held once.
-const DIR_BATCH: usize = 1024;
+/// Entries of a directory that are read with the lock held once, at the first attempt and at those after that.
+const DIR_BATCHES: [usize; 3] = [1 << 10, 1 << 12, 1 << 14];
 
 /// An operation on names that brings `bytes` bytes from the caller.
 fn names(bytes: usize) -> impl FnOnce(&State) -> NsResult<Load> {
@@ -73,25 +73,27 @@ impl Store {
     /// The namespace's.
     pub fn read_dir(&self, dir: Ino) -> NsResult<Vec<DirEntryInfo>> {
         // A large one in batches, so that others go on meanwhile, but only if it stays as it is: a name can come to lie before what was read.
-        if let Some(entries) = self.read_dir_in_batches(dir)? {
-            return Ok(entries);
+        for batch in DIR_BATCHES {
+            if let Some(entries) = self.read_dir_in_batches(dir, batch)? {
+                return Ok(entries);
+            }
         }
         self.look(|trees, tree| dir::read_dir(trees, tree, dir, 0, usize::MAX))
     }
 
     /// None if the directory changed between two batches.
-    fn read_dir_in_batches(&self, dir: Ino) -> NsResult<Option<Vec<DirEntryInfo>>> {
+    fn read_dir_in_batches(&self, dir: Ino, most: usize) -> NsResult<Option<Vec<DirEntryInfo>>> {
         let (mut entries, mut first) = (Vec::new(), None);
         let mut from = Some(0);
         while let Some(index) = from {
             let (batch, version) = self.look(|trees, tree| {
                 let version = inode::version(trees, tree, dir)?;
-                Ok((dir::read_dir(trees, tree, dir, index, DIR_BATCH)?, version))
+                Ok((dir::read_dir(trees, tree, dir, index, most)?, version))
             })?;
             if *first.get_or_insert(version) != version {
                 return Ok(None);
             }
-            let last = batch.last().filter(|_| batch.len() == DIR_BATCH);
+            let last = batch.last().filter(|_| batch.len() == most);
             from = last.and_then(|last| last.index.checked_add(1));
             entries.extend(batch);
         }

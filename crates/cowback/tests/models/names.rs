@@ -70,9 +70,8 @@ fn any_call() -> Call {
 }
 
 fn is_refusal(error: &NamespaceError) -> bool {
-    use NamespaceError::{Exists, IsDir, NotDir, NotSupported};
-    // A directory is not supported as what gets a further name.
-    matches!(error, Exists { .. } | IsDir { .. } | NotDir { .. } | NotSupported { .. })
+    use NamespaceError::{Exists, IsDir, NotDir};
+    matches!(error, Exists { .. } | IsDir { .. } | NotDir { .. })
 }
 
 fn outcome<T>(result: Result<T, Error>, seen: impl FnOnce(T) -> Outcome) -> Outcome {
