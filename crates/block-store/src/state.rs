@@ -161,6 +161,10 @@ impl Trees for State {
         assert!(freed.is_ok(), "{freed:?}");
     }
 
+    fn forget_data(&mut self, range: ByteRange) {
+        self.disk.forget_data(range);
+    }
+
     fn generation(&self) -> u64 {
         self.forest.generation
     }

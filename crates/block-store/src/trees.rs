@@ -9,6 +9,7 @@
 //! (a name that exists, a directory that is not empty) is found out by `get` and `at_or_after` first. Room for what an
 //! operation changes is made sure of before the operation begins, and is no concern of the namespace.
 
+use cowback_base::ByteRange;
 use cowback_btrfs_disk::{ChecksumKind, Key, TreeId};
 use cowback_extent_io::store::StoreResult;
 
@@ -61,6 +62,9 @@ pub trait Trees {
     /// Gives back the space of a data extent that was allocated, and that no item ever referred to. It is free once the running transaction
     /// is durable: if it were at once, who is given it would depend on which thread was faster (law R3).
     fn free_data_extent(&mut self, bytenr: u64, len: u64);
+
+    /// No item will ever tell that the data at `range`, in space that is some file's, was written: it needs not become durable.
+    fn forget_data(&mut self, range: ByteRange);
 
     /// The running transaction: what new items carry as their generation.
     fn generation(&self) -> u64;

@@ -213,6 +213,8 @@ impl Trees for Mock {
         *self.refs.entry((bytenr, len, root, ino, offset)).or_default() -= 1;
     }
 
+    fn forget_data(&mut self, _: ByteRange) {}
+
     fn free_data_extent(&mut self, bytenr: u64, len: u64) {
         self.freed.push((bytenr, len));
     }

@@ -450,10 +450,14 @@ impl InodePending {
             nbytes = extents::more(ino, nbytes, added)?;
         }
         let waiting = some.iter().filter_map(|bytenr| self.extents.get_key_value(bytenr));
-        let mut unused = Vec::new();
+        let (mut unused, mut useless) = (Vec::new(), Vec::new());
         for (bytenr, on_disk) in waiting {
             let pieces = self.pieces_of(*bytenr, on_disk);
             if on_disk.prealloc {
+                let at = |range: ByteRange| {
+                    ByteRange::at(bytenr + (range.start - on_disk.range.start), range.len())
+                };
+                useless.extend(gaps(on_disk.range, &pieces).into_iter().map(at));
                 for range in pieces {
                     let from = bytenr + (range.start - on_disk.range.start);
                     prealloc::mark_written(trees, tree, ino, range, Bytenr(from))?;
@@ -489,15 +493,28 @@ impl InodePending {
         }
         // Last: who fails before anything of the trees has changed comes again.
         unused.into_iter().for_each(|(bytenr, len)| trees.free_data_extent(bytenr, len));
+        useless.into_iter().for_each(|range| trees.forget_data(range));
         Ok(nbytes)
     }
 
     /// Gives all space back.
     fn free_all(self, trees: &mut dyn Trees) {
-        for (bytenr, on_disk) in self.extents.into_iter().filter(|(_, on_disk)| !on_disk.prealloc) {
-            trees.free_data_extent(bytenr, on_disk.len);
+        for (bytenr, on_disk) in self.extents {
+            if on_disk.prealloc {
+                trees.forget_data(ByteRange::at(bytenr, on_disk.len));
+            } else {
+                trees.free_data_extent(bytenr, on_disk.len);
+            }
         }
     }
+}
+
+/// What of `whole` none of `pieces` covers, which lie in it one behind the other.
+fn gaps(whole: ByteRange, pieces: &[ByteRange]) -> Vec<ByteRange> {
+    let starts = std::iter::once(whole.start).chain(pieces.iter().map(|piece| piece.end));
+    let ends = pieces.iter().map(|piece| piece.start).chain([whole.end]);
+    let gaps = starts.zip(ends).map(|(start, end)| ByteRange::new(start, end));
+    gaps.filter(|gap| !gap.is_empty()).collect()
 }
 
 /// The part of `map` that lies in `gap`; both hold the byte that was asked for.

@@ -81,9 +81,8 @@ impl Store {
     }
 
     fn capture_locked(&self, unfinished: &mut Option<Capture>) -> StoreResult<u64> {
-        self.check_writable()?;
+        let mut state = self.writable()?;
         assert!(unfinished.is_none(), "a store with an unfinished commit has stopped");
-        let mut state = self.state.write();
         if state.is_clean() {
             state.space.begin_promises();
             let refused = std::mem::take(&mut state.refused);

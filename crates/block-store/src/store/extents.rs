@@ -197,7 +197,10 @@ impl ExtentStore for Store {
     fn finish_ordered(&self, finished: FinishedExtent) -> StoreResult<()> {
         let mut state = self.state.write();
         if let Err(error) = self.check_writable() {
-            state.give_back(&finished.written.extent);
+            let extent = &finished.written.extent;
+            // Who had it written keeps it. Whether it is there does not matter for going on.
+            self.disk.forget_data(ByteRange::at(extent.bytenr.0, extent.len));
+            state.give_back(extent);
             return Err(error);
         }
         state.use_codec(finished.compression);

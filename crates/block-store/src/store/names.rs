@@ -357,8 +357,8 @@ impl Store {
                     self.state.write().leftover.insert(ino);
                     return Ok(());
                 }
-                // The store has stopped, and may be resumed.
-                Err(error @ NamespaceError::Store(StoreError::ReadOnly { .. })) => {
+                // The store has stopped, and may be resumed, or the device fails for a while.
+                Err(error @ NamespaceError::Store(_)) => {
                     self.state.write().leftover.insert(ino);
                     return Err(error);
                 }
@@ -372,7 +372,7 @@ impl Store {
         let leftover = std::mem::take(&mut self.state.write().leftover);
         let before = self.state.read().changes;
         for ino in leftover {
-            // What fails for another reason than space stays an orphan, and whoever opens the volume next hears of it.
+            // What fails is tried again after the next commit, or when the volume is opened again.
             let _ = self.evict(ino);
         }
         self.state.read().changes != before

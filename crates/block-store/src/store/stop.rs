@@ -149,6 +149,8 @@ impl Store {
     /// # Errors
     /// The device's, if it tells of something else than want of room.
     pub fn ask_to_grow(&self) -> StoreResult<()> {
+        // Not while another sets the length of the device: a commit, one who shrinks it, one who resumes.
+        let _alone = self.commit_lock.lock();
         self.state.write().space.ask_to_grow()
     }
 

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::support::{FILE, fixed, read, set_size, write};
-use cowback_base::Ino;
 use cowback_base::sync::Mutex;
+use cowback_base::{ByteRange, Ino};
 use cowback_block_store::check::check;
 use cowback_block_store::{BlockDevice, Fit, MemoryDevice, OpenOptions, Store};
-use cowback_extent_io::store::{StoreError, StoreResult};
+use cowback_extent_io::store::{
+    Compression, ExtentStore, FinishedExtent, PreallocMode, StoreError, StoreResult,
+};
 
 /// How an operation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -466,5 +468,65 @@ fn data_that_nobody_needs_does_not_keep_a_volume_from_going_on() {
             }
         }
         assert!(resumed > 0);
+    }
+}
+
+/// How data that was written into preallocated space comes to be needed by nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dead {
+    Overwritten,
+    Removed,
+    /// The store stops before it hears of it: who had it written has it still.
+    NotFinished,
+}
+
+#[test]
+fn data_in_preallocated_space_that_nobody_needs_does_not_either() {
+    for dead in [Dead::Overwritten, Dead::Removed, Dead::NotFinished] {
+        let mut resumed = 0;
+        for after in 0.. {
+            let device = HostFile::new();
+            let (store, ino) = volume(&device, 32 << 20);
+            let (other, _) = store.create(Ino::ROOT, b"other", &FILE).unwrap();
+            let range = ByteRange::new(0, 4096);
+            store.prealloc_extents(other, range, PreallocMode::Keep).unwrap();
+            set_size(&store, other, 4096);
+            store.commit().unwrap();
+            write(&store, ino, 0, &NEW).unwrap();
+            let extent = store.claim_in_place(other, range).unwrap().extent.unwrap();
+            let at = extent.bytenr;
+            let written = store.write_extent(extent, &[&[9; 4096]]).unwrap();
+            let place = device.dirty.lock().last().unwrap().0;
+            let compression = Compression::None;
+            let finished = FinishedExtent { ino: other, range, written, compression };
+            let mut not_finished = None;
+            if dead == Dead::NotFinished {
+                not_finished = Some(finished);
+            } else {
+                store.finish_ordered(finished).unwrap();
+            }
+            match dead {
+                Dead::Overwritten => write(&store, other, 0, &[8; 4096]).unwrap(),
+                Dead::Removed => {
+                    store.unlink(Ino::ROOT, b"other").unwrap();
+                    store.evict(other).unwrap();
+                }
+                Dead::NotFinished => {}
+            }
+            device.write_back_all_but(place..place + 1);
+            device.fail(Fails::Loses, after, 1);
+            if store.commit().is_ok() {
+                break;
+            }
+            let what = format!("{dead:?} at {at:?}, after {after}");
+            if let Some(finished) = not_finished {
+                store.finish_ordered(finished).unwrap_err();
+            }
+            if store.read_only_reason().unwrap().contains("flush") {
+                store.try_resume().unwrap_or_else(|error| panic!("{what}: {error}"));
+                resumed += 1;
+            }
+        }
+        assert!(resumed > 0, "{dead:?}");
     }
 }
