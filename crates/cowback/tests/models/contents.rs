@@ -196,10 +196,10 @@ fn content_changes(threads: usize, calls: usize) {
 
 #[test]
 fn content_that_two_threads_change_is_as_if_one_had() {
-    explore("content of two threads", 1000, || content_changes(2, 3));
+    explore("content of two threads", 600, || content_changes(2, 3));
 }
 
 #[test]
 fn content_that_three_threads_change_is_as_if_one_had() {
-    explore("content of three threads", 1000, || content_changes(3, 2));
+    explore("content of three threads", 600, || content_changes(3, 2));
 }

@@ -263,12 +263,12 @@ fn names_change(threads: usize, calls: usize) {
 
 #[test]
 fn names_that_two_threads_change_are_as_if_one_had() {
-    explore("names of two threads", 1500, || names_change(2, 3));
+    explore("names of two threads", 600, || names_change(2, 3));
 }
 
 #[test]
 fn names_that_three_threads_change_are_as_if_one_had() {
-    explore("names of three threads", 1000, || names_change(3, 2));
+    explore("names of three threads", 600, || names_change(3, 2));
 }
 
 /// What is made in a directory is in the one that has the name: though directories are remembered, and another is moved, removed or replaced.
