@@ -12,7 +12,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use cowback_base::{
-    BLOCK_SIZE, BLOCK_SIZE_USIZE, INLINE_MAX, PageIndex, PageRange, block_align_up,
+    BLOCK_SIZE, BLOCK_SIZE_USIZE, INLINE_MAX, PageIndex, PageRange, block_align_up, planted,
 };
 use cowback_codec::{
     Algorithm, CompressError, CompressionSpec, Compressor, Outcome, heuristic_pays,
@@ -263,7 +263,7 @@ fn gather<'a>(run: &'a DelallocRun, piece: PageRange, buffer: &'a mut Vec<u8>) -
             buffer
         }
     };
-    let file_size = if cfg!(canary = "size_twice") { run.inode().size() } else { run.file_size() };
+    let file_size = if planted!("size_twice") { run.inode().size() } else { run.file_size() };
     let in_file = file_size.saturating_sub(piece.start.offset());
     all.get(..usize::try_from(in_file).unwrap_or(usize::MAX)).unwrap_or(all)
 }

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use cowback_base::planted;
 use cowback_base::sync::{Condvar, Mutex};
 
 /// A store of bytes that may be in flight.
@@ -68,7 +69,7 @@ impl Credits {
         let mut state = self.state.lock();
         assert!(state.taken >= bytes, "{bytes} bytes of credit come back of {}", state.taken);
         state.taken -= bytes;
-        if !cfg!(canary = "credit_unheard") {
+        if !planted!("credit_unheard") {
             self.changed.notify_all();
         }
     }

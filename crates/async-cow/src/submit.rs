@@ -4,7 +4,7 @@
 //! large as free space allows, down to one block; if not even that is to be had, the pages are dirty again and the error is recorded.
 //! What is written in place has its extent already. An error of one extent never stops the others of its chunk (law E2).
 
-use cowback_base::{BLOCK_SIZE, PageIndex};
+use cowback_base::{BLOCK_SIZE, PageIndex, planted};
 use cowback_extent_io::store::{Compression, InlineExtent};
 use cowback_extent_io::{DelallocRun, OrderedWrite, Payload};
 
@@ -82,7 +82,7 @@ fn submit_compressed(
             counters.compressed(kind, run.range().len(), len);
             writes.push((run.into_ordered(extent, kind), Payload::Compressed(stream)));
         }
-        Err(error) if cfg!(canary = "no_raw_fallback") => run.fail(error),
+        Err(error) if planted!("no_raw_fallback") => run.fail(error),
         Err(_) => {
             counters.fell_back();
             cow_file_range(run, counters, writes);
@@ -113,7 +113,7 @@ pub fn cow_file_range(
                 counters.raw(got);
                 writes.push((run.into_ordered(extent, Compression::None), Payload::Raw));
             }
-            Err(_) if cfg!(canary = "run_forgotten") => std::mem::forget(run),
+            Err(_) if planted!("run_forgotten") => std::mem::forget(run),
             Err(error) => run.fail(error),
         }
     }

@@ -5,6 +5,7 @@
 //! so that a model checker can take all of them over at once.
 #![deny(clippy::indexing_slicing)]
 
+pub mod canary;
 pub mod range;
 pub mod sync;
 pub mod units;

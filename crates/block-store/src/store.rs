@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use cowback_base::planted;
 use cowback_base::sync::{Mutex, RwLock};
 use cowback_btrfs_disk::superblock::Superblock;
 use cowback_extent_io::store::StoreResult;
@@ -109,7 +110,7 @@ impl Store {
     /// The device's; what is wrong with the volume; that it cannot be written, unless it is opened read-only.
     pub fn open(device: Arc<dyn BlockDevice>, options: &OpenOptions) -> StoreResult<Self> {
         let (state, read_only) = open::open(device, options)?;
-        if read_only.is_none() && !cfg!(canary = "found_not_flushed") {
+        if read_only.is_none() && !planted!("found_not_flushed") {
             confirm(&state.disk, &state.superblock)?;
         }
         Ok(Self::new(state, read_only))

@@ -8,6 +8,7 @@
 //!
 //! Lock order: `putting` comes before the store's locks; `state` is taken alone.
 
+use cowback_base::planted;
 use cowback_base::sync::Mutex;
 use cowback_block_store::namespace::Timespec;
 
@@ -54,7 +55,7 @@ impl NodeAttrs {
         &self,
         put: impl FnOnce(Option<Timespec>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let _one_at_a_time = (!cfg!(canary = "sizes_cross")).then(|| self.putting.lock());
+        let _one_at_a_time = (!planted!("sizes_cross")).then(|| self.putting.lock());
         put(self.cut()).inspect(|()| self.settle())
     }
 

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cowback_base::planted;
 use cowback_base::sync::atomic::Ordering;
 use cowback_base::sync::{Condvar, Mutex, give_way};
 use cowback_block_store::Store;
@@ -172,7 +173,7 @@ impl Inner {
         self.flush_all(&self.engine);
         let _no_writeback = self.flush_gate.write();
         // No version is in flight from here on, so none has to be waited for while writers wait.
-        if !cfg!(canary = "commit_without_waiting") {
+        if !planted!("commit_without_waiting") {
             self.engine.wait_idle();
         }
         self.work_ahead()?;
@@ -185,10 +186,10 @@ impl Inner {
         self.nodes.all().iter().for_each(|node| node.io.check_structure());
         let _no_writes = (writers == Writers::Wait).then_some(no_writes);
         frozen.submit_to(&self.engine);
-        if !cfg!(canary = "commit_without_waiting") {
+        if !planted!("commit_without_waiting") {
             self.engine.wait_idle();
         }
-        for (node, _, _) in cut.iter().filter(|_| !cfg!(canary = "commit_without_waiting")) {
+        for (node, _, _) in cut.iter().filter(|_| !planted!("commit_without_waiting")) {
             node.io.wait_writeback();
             node.io.backoff().weigh();
         }
@@ -227,7 +228,7 @@ impl Inner {
         let mut steps = self.store.steps_ahead();
         while steps > 0 {
             let begun = Instant::now();
-            let no_names = (!cfg!(canary = "ahead_ungated")).then(|| self.namespace_gate.write());
+            let no_names = (!planted!("ahead_ungated")).then(|| self.namespace_gate.write());
             let waited = begun.elapsed();
             while steps > 0 {
                 steps = if self.store.step_ahead()? { steps - 1 } else { 0 };

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange, block_align_up};
+use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange, block_align_up, planted};
 use cowback_page_cache::{Busy, Charge, Frame, Group, LockedPage, LockedPages, PageOps};
 
 use crate::in_flight::Epoch;
@@ -218,16 +218,16 @@ impl DelallocRun {
         let RunParts { locked, frames, reservation, charge, .. } = self.take();
         let pages = locked.range();
         // R5: the ordered extent is there before the run stops counting as queued.
-        if cfg!(canary = "queued_gap") {
+        if planted!("queued_gap") {
             self.inode.queued.sub(self.epoch, pages.count());
         }
         self.inode.ordered.insert(range, self.epoch);
         extent_clear_unlock_delalloc(locked, PageOps::SET_ORDERED | PageOps::SET_WRITEBACK);
         reservation.spend();
-        if cfg!(canary = "reservation_twice") {
+        if planted!("reservation_twice") {
             self.inode.store().release_data(range.len());
         }
-        if !cfg!(canary = "queued_gap") {
+        if !planted!("queued_gap") {
             self.inode.queued.sub(self.epoch, pages.count());
         }
         let inode = Arc::clone(&self.inode);
@@ -245,7 +245,7 @@ impl DelallocRun {
             self.inode.maps.drop_from(0);
             result
         };
-        if inserted.is_err() || cfg!(canary = "inline_and_written") {
+        if inserted.is_err() || planted!("inline_and_written") {
             return Some(self);
         }
         let RunParts { locked, reservation, charge, .. } = self.take();

@@ -3,6 +3,7 @@
 //!
 //! The file keeps its latest error and a number that counts errors; a handle keeps the number that it has seen.
 
+use cowback_base::planted;
 use cowback_base::sync::Mutex;
 
 use crate::store::StoreError;
@@ -24,11 +25,10 @@ impl ErrorLog {
     pub fn record(&self, error: StoreError) {
         let mut latest = self.latest.lock();
         latest.0 += 1;
-        #[cfg(canary = "error_late")]
-        let mut latest = {
+        if planted!("error_late") {
             drop(latest);
-            self.latest.lock()
-        };
+            latest = self.latest.lock();
+        }
         latest.1 = Some(error);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cowback_base::sync::atomic::{AtomicU64, Ordering};
 use cowback_base::sync::{Mutex, RwLock};
-use cowback_base::{BLOCK_SIZE, ByteRange, Ino, PageRange};
+use cowback_base::{BLOCK_SIZE, ByteRange, Ino, PageRange, planted};
 use cowback_page_cache::Mapping;
 
 use crate::backoff::Backoff;
@@ -146,7 +146,7 @@ impl InodeIo {
     /// then for the ordered extents that there were or that came of these (law R5). What is taken meanwhile is not waited for.
     pub fn wait_writeback(&self) {
         let until = self.queued.wait_until_now();
-        if cfg!(canary = "wait_stops_at_error") && self.errors.count() > 0 {
+        if planted!("wait_stops_at_error") && self.errors.count() > 0 {
             return;
         }
         self.ordered.wait_until(until);
@@ -175,7 +175,7 @@ impl InodeIo {
     }
 
     pub(crate) fn record_error(&self, error: StoreError) {
-        if !cfg!(canary = "error_not_recorded") {
+        if !planted!("error_not_recorded") {
             self.errors.record(error.clone());
         }
         self.all_errors.record(error);

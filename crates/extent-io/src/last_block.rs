@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, block_align_down, block_align_up};
+use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, block_align_down, block_align_up, planted};
 
 use crate::inode::InodeIo;
 use crate::store::{Compression, ExtentKind, StoreError, StoreResult};
@@ -31,7 +31,7 @@ impl InodeIo {
             }
             done += copied;
         }
-        if !tail.is_empty() && !cfg!(canary = "tail_not_zeroed") {
+        if !tail.is_empty() && !planted!("tail_not_zeroed") {
             self.copy_in(size, ZERO_BLOCK.get(..tail.len()).unwrap_or(&ZERO_BLOCK), quiet)?;
         }
         Ok(tail)

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cowback_base::ByteRange;
 use cowback_base::sync::{Condvar, Mutex};
+use cowback_base::{ByteRange, planted};
 use cowback_page_cache::{Charge, Frame, Group, PageOps};
 
 use crate::in_flight::{ByEpoch, Epoch};
@@ -161,7 +161,6 @@ impl OrderedWrite {
         if self.inode.data_flags().nodatasum {
             written.sums.clear();
         }
-        #[cfg(canary = "freed_twice")]
         let place = (written.extent.bytenr, written.extent.len, written.extent.kind);
         let finished =
             FinishedExtent { ino: self.inode.ino(), range, written, compression: self.compression };
@@ -176,12 +175,10 @@ impl OrderedWrite {
         match result {
             Ok(()) => self.release(|| charge.written()),
             Err(error) => {
-                #[cfg(canary = "freed_twice")]
-                self.inode.store().free_extent(DiskExtent {
-                    bytenr: place.0,
-                    len: place.1,
-                    kind: place.2,
-                });
+                if planted!("freed_twice") {
+                    let (bytenr, len, kind) = place;
+                    self.inode.store().free_extent(DiskExtent { bytenr, len, kind });
+                }
                 self.redirty(self.promise_again(), error, charge);
             }
         }
@@ -191,7 +188,7 @@ impl OrderedWrite {
         // Promised before it is free: nobody else takes the space that these bytes will need.
         let reservation = self.promise_again();
         self.inode.store().free_extent(extent);
-        if cfg!(canary = "cleaned_twice") {
+        if planted!("cleaned_twice") {
             self.redirty(self.promise_again(), error.clone(), charge.split(0));
         }
         self.redirty(reservation, error, charge);
@@ -200,7 +197,7 @@ impl OrderedWrite {
     /// Dirty first, then the error, then the end of writeback: who sees the error finds the pages dirty, and who waits for the
     /// writeback finds the error.
     fn redirty(&self, mut reservation: DataReservation, error: StoreError, charge: Charge) {
-        if !cfg!(canary = "clean_while_pending") {
+        if !planted!("clean_while_pending") {
             self.inode.redirty(self.range.pages(), &mut reservation);
         }
         drop(reservation);
@@ -210,7 +207,7 @@ impl OrderedWrite {
 
     /// The pages are let go. `uncharge` ends the charge, before who waits for the extent goes on: so at rest there is none (law E4).
     fn release(&self, uncharge: impl FnOnce()) {
-        if !cfg!(canary = "ordered_not_counted") {
+        if !planted!("ordered_not_counted") {
             self.inode.ordered.remove(self.range);
         }
         self.inode

@@ -8,7 +8,9 @@
 
 use std::sync::Arc;
 
-use cowback_base::{BLOCK_SIZE, ByteRange, PageIndex, PageRange, block_align_down, block_align_up};
+use cowback_base::{
+    BLOCK_SIZE, ByteRange, PageIndex, PageRange, block_align_down, block_align_up, planted,
+};
 
 use cowback_base::sync::MutexGuard;
 use cowback_page_cache::LockedPage;
@@ -58,7 +60,7 @@ impl InodeIo {
         if offset > old_size {
             self.rewrite_last_block(old_size, offset, None)?;
         }
-        if !cfg!(canary = "bound_late") {
+        if !planted!("bound_late") {
             self.raise_size_bound(range.end);
         }
         let result = self.copy_in(offset, data, None);
@@ -88,7 +90,7 @@ impl InodeIo {
             return Ok(());
         }
         // No writeback begins while this lasts, and what had begun ends: what is cut off is in the trees, or dirty, and nowhere between.
-        let quiet = (!cfg!(canary = "beyond_eof")).then(|| self.keep_writeback_out());
+        let quiet = (!planted!("beyond_eof")).then(|| self.keep_writeback_out());
         let tail = match self.cut_last_block(size, old_size, quiet.as_ref()) {
             // It stays on disk, then, and goes from the cache once nothing can fail any more.
             Err(StoreError::NoSpace { .. }) if self.may_keep_tail(size)? => None,
@@ -221,7 +223,7 @@ impl InodeIo {
             }
             result => return Ok((result?, None)),
         };
-        let wanted = quiet.is_none() && !cfg!(canary = "noreserve_unguarded");
+        let wanted = quiet.is_none() && !planted!("noreserve_unguarded");
         let own = wanted.then(|| self.keep_writeback_out());
         let mut at = pages.bytes().start;
         while at < pages.bytes().end {

@@ -106,7 +106,7 @@ pub fn writepages<S: DelallocSink>(
         quota: control.quota,
         sent: 0,
         room: None,
-        #[cfg(canary = "held_back")]
+        #[cfg(canaries)]
         held_back: None,
     };
     if control.cyclic {
@@ -119,7 +119,7 @@ pub fn writepages<S: DelallocSink>(
     } else {
         walk.go(range);
     }
-    #[cfg(canary = "held_back")]
+    #[cfg(canaries)]
     if let Some((run, room)) = walk.held_back.take() {
         sink.submit(run, room);
     }
@@ -136,7 +136,7 @@ struct Walk<'a, S: DelallocSink> {
     sent: u64,
     /// Room that was taken and that no run has used yet.
     room: Option<S::Credit>,
-    #[cfg(canary = "held_back")]
+    #[cfg(canaries)]
     held_back: Option<(DelallocRun, S::Credit)>,
 }
 
@@ -160,11 +160,22 @@ impl<S: DelallocSink> Walk<'_, S> {
             at = locked.range().end;
             let run = DelallocRun::freeze(inode, locked);
             self.sent += run.pages().count();
-            #[cfg(canary = "held_back")]
-            let Some((run, room)) = self.held_back.replace((run, room)) else { continue };
+            #[cfg(canaries)]
+            let Some((run, room)) = self.hold_back(run, room) else { continue };
             self.sink.submit(run, room);
         }
         at
+    }
+
+    /// Each run waits for the next one, where that is planted.
+    #[cfg(canaries)]
+    fn hold_back(&mut self, run: DelallocRun, room: S::Credit) -> Option<(DelallocRun, S::Credit)> {
+        let run = Some((run, room));
+        if cowback_base::planted!("held_back") {
+            std::mem::replace(&mut self.held_back, run)
+        } else {
+            run
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cowback_base::planted;
 use cowback_base::sync::atomic::{AtomicU64, Ordering};
 use cowback_base::sync::{Condvar, Mutex, MutexGuard};
 
@@ -82,8 +83,7 @@ impl Throttle {
     }
 
     fn wake(&self, most: usize) {
-        let order =
-            if cfg!(canary = "look_unordered") { Ordering::Relaxed } else { Ordering::SeqCst };
+        let order = if planted!("look_unordered") { Ordering::Relaxed } else { Ordering::SeqCst };
         if self.waiting.load(order) > 0
             && let Some(line) = self.lock_line()
         {
@@ -95,7 +95,7 @@ impl Throttle {
 
     /// The line, when nobody is between looking at the gauges and going to sleep.
     fn lock_line(&self) -> Option<MutexGuard<'_, Line>> {
-        if cfg!(canary = "notify_unlocked") { self.line.try_lock() } else { Some(self.line.lock()) }
+        if planted!("notify_unlocked") { self.line.try_lock() } else { Some(self.line.lock()) }
     }
 }
 

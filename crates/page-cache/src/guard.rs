@@ -8,6 +8,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use cowback_base::planted;
 use cowback_base::sync::MutexGuard;
 
 use crate::leaf::{Leaf, LeafState, Masks};
@@ -79,7 +80,7 @@ impl<'a> LeafGuard<'a> {
         self.mapping.account(&share, self.number, &was, &now);
         drop(charging);
         let ended = was.in_flight() & !now.in_flight();
-        let ended = if cfg!(canary = "wake_lost") { 0 } else { ended };
+        let ended = if planted!("wake_lost") { 0 } else { ended };
         let freed = (was.locked & !now.locked) | ended | (now.uptodate & !was.uptodate);
         if freed != 0 && self.state.waiters > 0 {
             self.leaf.wake.notify_all();

@@ -11,6 +11,7 @@
 
 use std::sync::Weak;
 
+use cowback_base::planted;
 use cowback_base::sync::{Condvar, Mutex};
 
 use crate::bits::each;
@@ -225,7 +226,7 @@ impl LeafState {
         assert_eq!(mask & !self.masks.dirty, 0, "a clean page was frozen");
         assert_eq!(mask & self.masks.frozen, 0, "a page was frozen twice");
         self.masks.dirty &= !mask;
-        self.masks.towrite &= if cfg!(canary = "towrite_lost") { 0 } else { !mask };
+        self.masks.towrite &= if planted!("towrite_lost") { 0 } else { !mask };
         self.masks.error &= !mask;
         self.masks.frozen |= mask;
         out.extend(each(mask).filter_map(|bit| self.frame(bit)));

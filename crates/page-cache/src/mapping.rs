@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use cowback_base::sync::atomic::{AtomicU8, Ordering};
 use cowback_base::sync::{ArcSwap, RwLock};
-use cowback_base::{PageIndex, PageRange};
+use cowback_base::{PageIndex, PageRange, planted};
 
 use crate::bits::{bit_of, first_of_leaf, leaf_of, lowest, mask_in, pieces, runs};
 use crate::cache::PageCache;
@@ -427,7 +427,7 @@ impl Mapping {
         loop {
             let leaf = self.leaf_or_new(number);
             let guard = LeafGuard::new(self, &leaf);
-            if !guard.dead || cfg!(canary = "dead_leaf") {
+            if !guard.dead || planted!("dead_leaf") {
                 return self.leave(guard, f);
             }
         }
@@ -492,7 +492,7 @@ fn lock_dirty_prefix(leaf: &mut LeafGuard<'_>, mask: u32, busy: Busy) -> u32 {
         leaf.lock_pages(take);
         taken |= take;
         if first == 0 || leaf.masks.dirty & first == 0 || busy == Busy::Stop {
-            if cfg!(canary = "lock_leak") {
+            if planted!("lock_leak") {
                 leaf.masks.locked |= first & leaf.masks.uptodate;
             }
             return taken;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use cowback_base::planted;
 use cowback_base::sync::Mutex;
 
 use crate::flags::Tag;
@@ -33,7 +34,7 @@ impl TagIndex {
             let (had, has) = (was.tagged(tag) != 0, now.tagged(tag) != 0);
             if has && !had {
                 self.of(tag).lock().insert(number);
-            } else if had && !has && !(cfg!(canary = "tag_left") && now.frozen != 0) {
+            } else if had && !has && !(planted!("tag_left") && now.frozen != 0) {
                 self.of(tag).lock().remove(&number);
             }
         }

@@ -5,8 +5,8 @@
 //! unlock what it does not own. Law O2: [`LockedPages::release`] does its operations to every page of the run, and
 //! spares one page of the *unlock* only, whose token it gives back.
 //!
-//! What these types rule out can still be planted, to show that the models would see it: with `--cfg canary="locked_page"`
-//! the second part of a run that is cut gets a second token of the entry page.
+//! What these types rule out can still be planted, to show that the models would see it: with the canary `locked_page` the second
+//! part of a run that is cut gets a second token of the entry page.
 
 use std::sync::Arc;
 
@@ -176,7 +176,7 @@ impl Drop for LockedPage {
 pub struct LockedPages {
     mapping: Arc<Mapping>,
     range: PageRange,
-    #[cfg(canary = "locked_page")]
+    #[cfg(canaries)]
     forged: Option<ForgedToken>,
 }
 
@@ -185,7 +185,7 @@ impl LockedPages {
         Self {
             mapping,
             range,
-            #[cfg(canary = "locked_page")]
+            #[cfg(canaries)]
             forged: None,
         }
     }
@@ -227,7 +227,7 @@ impl LockedPages {
         assert!(range.start <= index && index <= range.end, "{index:?} is outside of {range:?}");
         let part = |start, end| Self::new(Arc::clone(&self.mapping), PageRange::new(start, end));
         let parts = (part(range.start, index), part(index, range.end));
-        #[cfg(canary = "locked_page")]
+        #[cfg(canaries)]
         let parts = ForgedToken::plant(self.forged.take(), parts);
         parts
     }
@@ -404,18 +404,17 @@ fn unlock(mapping: &Mapping, range: PageRange) {
     mapping.on_pieces(range, |leaf, mask| leaf.unlock_pages(mask));
 }
 
-/// The planted defect, in builds with `--cfg canary="locked_page"` only: a second token of the entry page of a run, in the
-/// hands of a part that does not cover it, as each async chunk of the kernel once held the locked page of its run. When
-/// that part is done, be it long after the page was unlocked and found another owner, it takes the page for its own: if it
-/// is locked, it unlocks it.
-#[cfg(canary = "locked_page")]
+/// The canary `locked_page`: a second token of the entry page of a run, in the hands of a part that does not cover it, as each
+/// async chunk of the kernel once held the locked page of its run. When that part is done, be it long after the page was
+/// unlocked and found another owner, it takes the page for its own: if it is locked, it unlocks it.
+#[cfg(canaries)]
 #[derive(Debug)]
 struct ForgedToken {
     mapping: Arc<Mapping>,
     entry: PageIndex,
 }
 
-#[cfg(canary = "locked_page")]
+#[cfg(canaries)]
 impl ForgedToken {
     /// Gives the second part of a run that was cut a token of the run's entry page. `of_run` is what the run had already.
     fn plant(
@@ -423,7 +422,7 @@ impl ForgedToken {
         parts: (LockedPages, LockedPages),
     ) -> (LockedPages, LockedPages) {
         let (mut left, mut right) = parts;
-        if !left.is_empty() && !right.is_empty() {
+        if cowback_base::planted!("locked_page") && !left.is_empty() && !right.is_empty() {
             let entry = of_run.as_ref().map_or(left.range.start, |forged| forged.entry);
             right.forged = Some(Self { mapping: Arc::clone(&right.mapping), entry });
         }
@@ -432,7 +431,7 @@ impl ForgedToken {
     }
 }
 
-#[cfg(canary = "locked_page")]
+#[cfg(canaries)]
 impl Drop for ForgedToken {
     fn drop(&mut self) {
         let bit = bit_of(self.entry);

@@ -1,19 +1,20 @@
 //! `cargo xtask canaries`: defects of the kernel's history, or close kin of theirs, planted one by one; a test must find each.
 //!
-//! A canary is a `cfg(canary = "name")` in the sources that only this command sets. Which bug of the kernel it stands for is in
-//! `docs/kernel-bugs.md`, with what keeps all others out.
+//! A canary is a `planted!("name")` in the sources. Which bug of the kernel it stands for is in `docs/kernel-bugs.md`, with what
+//! keeps all others out.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::models::{Explorer, wrapper};
-use crate::run::{Result, cargo, root, target, watch_for};
+use crate::build::{Build, Program};
+use crate::count::Count;
+use crate::run::{Result, root, watch_for};
 
 /// Where a canary must be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Net {
-    /// Unit and property tests of a crate.
-    Unit(&'static str),
+    /// Unit and property tests of a crate: where it is, and its name.
+    Unit(&'static str, &'static str),
     /// The pipeline over a store in memory.
     Pipeline,
     /// The same, under a scheduler that explores interleavings.
@@ -28,12 +29,14 @@ enum Net {
     Store,
 }
 
+const PAGE_CACHE: Net = Net::Unit("crates/page-cache", "cowback_page_cache");
+
 /// The planted defects: name, number of the kernel's bug if there was one, and the nets in the order in which they are cast.
 const CANARIES: &[(&str, &str, &[Net])] = &[
     ("locked_page", "1", &[Net::Models]),
     ("size_twice", "3", &[Net::Models]),
     ("clean_while_pending", "4", &[Net::Pipeline]),
-    ("lock_leak", "9", &[Net::Unit("page-cache")]),
+    ("lock_leak", "9", &[PAGE_CACHE]),
     ("run_forgotten", "14", &[Net::Pipeline]),
     ("cleaned_twice", "16", &[Net::Pipeline]),
     ("inline_and_written", "18", &[Net::Pipeline]),
@@ -50,8 +53,8 @@ const CANARIES: &[(&str, &str, &[Net])] = &[
     ("held_back", "25", &[Net::Models]),
     ("freed_twice", "31", &[Net::Pipeline]),
     ("ordered_not_counted", "32", &[Net::Pipeline]),
-    ("tag_left", "35", &[Net::Unit("page-cache")]),
-    ("towrite_lost", "36", &[Net::Unit("page-cache"), Net::Models]),
+    ("tag_left", "35", &[PAGE_CACHE]),
+    ("towrite_lost", "36", &[PAGE_CACHE, Net::Models]),
     ("reservation_twice", "38", &[Net::Pipeline]),
     ("noreserve_unguarded", "40", &[Net::Models]),
     ("beyond_eof", "41", &[Net::Models]),
@@ -67,24 +70,28 @@ const CANARIES: &[(&str, &str, &[Net])] = &[
 /// A net that takes longer hangs: that is a find, too.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// Those that the models have to find in every test run.
+const IN_EACH_RUN: [&str; 2] = ["look_unordered", "locked_page"];
+
 impl Net {
-    fn explorer(self) -> Option<Explorer> {
+    fn build(self) -> Build {
         match self {
-            Self::Models | Self::VolumeModels => Some(Explorer::Shuttle),
-            Self::Loom => Some(Explorer::Loom),
-            Self::Unit(_) | Self::Pipeline | Self::Volume | Self::Store => None,
+            Self::Models | Self::VolumeModels => Build::Shuttle,
+            Self::Loom => Build::Loom,
+            Self::Unit(..) | Self::Pipeline | Self::Volume | Self::Store => Build::Canaries,
         }
     }
 
-    fn args(self) -> (String, &'static [&'static str]) {
+    /// Where the package is, and the test program in it.
+    fn program(self) -> (&'static str, &'static str) {
         match self {
-            Self::Unit(name) => (format!("cowback-{name}"), &["--lib"]),
-            Self::Pipeline => ("cowback-async-cow".to_owned(), &["--test", "pipeline"]),
-            Self::Models => ("cowback-async-cow".to_owned(), &["--test", "models"]),
-            Self::Loom => ("cowback-async-cow".to_owned(), &["--test", "loom"]),
-            Self::Volume => ("cowback-tests".to_owned(), &["--test", "model"]),
-            Self::VolumeModels => ("cowback".to_owned(), &["--test", "models"]),
-            Self::Store => ("cowback-block-store".to_owned(), &["--test", "store"]),
+            Self::Unit(dir, name) => (dir, name),
+            Self::Pipeline => ("crates/async-cow", "pipeline"),
+            Self::Models => ("crates/async-cow", "models"),
+            Self::Loom => ("crates/async-cow", "loom"),
+            Self::Volume => ("tests", "model"),
+            Self::VolumeModels => ("crates/cowback", "models"),
+            Self::Store => ("crates/block-store", "store"),
         }
     }
 }
@@ -95,56 +102,71 @@ pub(crate) fn canaries(only: Option<&str>) -> Result<()> {
         return Err(format!("there is no canary {only:?}"));
     }
     check_names()?;
-    let mut lines = Vec::new();
-    let mut missed = Vec::new();
-    for (name, number, nets) in CANARIES.iter().filter(|(name, ..)| only.is_none_or(|o| o == *name))
-    {
-        let found = nets.iter().find_map(|net| find(name, *net).transpose()).transpose()?;
-        if found.is_none() {
-            missed.push(*name);
-        }
-        let by = found.unwrap_or_else(|| "NOBODY".to_owned());
-        let line = format!("{name:<24} (kernel bug {number:>2}) found by {by}");
-        println!("{line}");
-        lines.push(line);
-    }
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    let (lines, missed) = plant(wanted)?;
     println!("\n{}", lines.join("\n"));
     println!("\n{} passed, {} failed", lines.len() - missed.len(), missed.len());
     if missed.is_empty() { Ok(()) } else { Err(format!("not found: {}", missed.join(", "))) }
 }
 
-/// Casts a net for a canary: the tests that found it, if any did.
-fn find(name: &str, net: Net) -> Result<Option<String>> {
-    let explorer = net.explorer();
-    let dir = explorer.map_or_else(|| target().join("canaries"), Explorer::target);
-    let (package, which) = net.args();
-    let command = |more: &[&str]| -> Result<std::process::Command> {
-        let args = [&["test", "--quiet", "--package", &package][..], which, more].concat();
-        let mut command = cargo(&args);
-        if let Some(explorer) = explorer {
-            command.env("RUSTFLAGS", explorer.rustflags());
-        }
-        command.env("CARGO_TARGET_DIR", &dir).env("RUST_BACKTRACE", "0").stderr(Stdio::null());
-        command.env("RUSTC_WORKSPACE_WRAPPER", wrapper(&dir, name)?);
-        Ok(command)
-    };
-    let built = watch_for(&mut command(&["--no-run"])?, None)?;
-    if !built.is_some_and(|ended| ended.success) {
-        return Err(format!("{package} with the canary {name} does not build"));
+/// Plants the few that are for every test run.
+pub(crate) fn canaries_of_each_run() -> Result<Count> {
+    let (lines, missed) = plant(|name| IN_EACH_RUN.contains(&name))?;
+    match missed[..] {
+        [] => Ok(Count { passed: lines.len() as u64, ..Count::default() }),
+        _ => Err(format!("no model noticed the planted defects: {}", missed.join(", "))),
     }
-    let Some(ended) = watch_for(&mut command(&["--", "--test-threads=2"])?, Some(PATIENCE))? else {
-        return Ok(Some(format!("{package} {}: it hangs", which.join(" "))));
+}
+
+/// Plants what is `wanted`: a line for each, and the names of those that nobody found.
+fn plant(wanted: impl Fn(&str) -> bool) -> Result<(Vec<String>, Vec<&'static str>)> {
+    let wanted: Vec<_> = CANARIES.iter().filter(|(name, ..)| wanted(name)).collect();
+    let needed = |build: &Build| {
+        wanted.iter().any(|(.., nets)| nets.iter().any(|net| net.build() == *build))
+    };
+    let mut programs = vec![];
+    for build in [Build::Canaries, Build::Shuttle, Build::Loom].into_iter().filter(needed) {
+        programs.extend(build.programs()?.into_iter().map(|program| (build, program)));
+    }
+    let (mut lines, mut missed) = (vec![], vec![]);
+    for (name, number, nets) in wanted {
+        let begun = Instant::now();
+        let found =
+            nets.iter().find_map(|net| find(name, *net, &programs).transpose()).transpose()?;
+        if found.is_none() {
+            missed.push(*name);
+        }
+        let by = found.unwrap_or_else(|| "NOBODY".to_owned());
+        let line = format!("{name:<24} (kernel bug {number:>2}) found by {by}");
+        println!("{line}: {} s", begun.elapsed().as_secs());
+        lines.push(line);
+    }
+    Ok((lines, missed))
+}
+
+/// Casts a net for a canary: the tests that found it, if any did.
+fn find(name: &str, net: Net, programs: &[(Build, Program)]) -> Result<Option<String>> {
+    let (package, test) = net.program();
+    let mut of_net = programs
+        .iter()
+        .filter(|(build, program)| *build == net.build() && program.is(package, test));
+    let (_, program) = of_net.next().ok_or_else(|| format!("{package} has no test {test}"))?;
+    let mut cast = program.command(&["--quiet", "--test-threads=2"]);
+    // It is about to panic, many times: nobody wants to read that.
+    cast.env("COWBACK_CANARY", name).env("RUST_BACKTRACE", "0").stderr(Stdio::null());
+    let Some(ended) = watch_for(&mut cast, PATIENCE)? else {
+        return Ok(Some(format!("{package} {test}: it hangs")));
     };
     if ended.success {
         return Ok(None);
     }
     let failed: Vec<&str> = failed_tests(&ended.output).collect();
     if failed.is_empty() {
-        return Ok(Some(format!("{package} {}: it ends half way", which.join(" "))));
+        return Ok(Some(format!("{package} {test}: it ends half way")));
     }
     let (some, more) = failed.split_at(failed.len().min(3));
     let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-    Ok(Some(format!("{package}: {}{more}", some.join(", "))))
+    Ok(Some(format!("{package} {test}: {}{more}", some.join(", "))))
 }
 
 /// The names in the last list that the test harness prints.
@@ -158,13 +180,13 @@ fn check_names() -> Result<()> {
     let sources = crate::tidy::Repo::read(&root())?;
     let ours = || sources.rust().filter(|(path, _)| !path.contains("/xtask/"));
     for (name, ..) in CANARIES {
-        let word = format!("canary = \"{name}\"");
+        let word = format!("planted!(\"{name}\")");
         if !ours().any(|(_, text)| text.contains(&word)) {
             return Err(format!("no source has the canary {name}"));
         }
     }
     for (path, text) in ours() {
-        for rest in text.split("canary = \"").skip(1) {
+        for rest in text.split("planted!(\"").skip(1) {
             let name = rest.split('"').next().unwrap_or_default();
             if CANARIES.iter().all(|(known, ..)| *known != name) {
                 return Err(format!("{path}: the canary {name} is not in the list"));

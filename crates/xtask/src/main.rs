@@ -10,6 +10,7 @@
 //! | `faults` | a fault at every place of a workload, for as many seeds as one likes |
 //! | `canaries` | plants defects one by one, and reports which test finds each |
 
+mod build;
 mod canaries;
 mod count;
 mod models;

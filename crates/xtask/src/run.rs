@@ -79,10 +79,7 @@ pub(crate) fn watch(command: &mut Command, show: bool) -> Result<Ended> {
 }
 
 /// As [`watch`], in silence, for at most so long. `None` if it was still running then: it is ended, with what it had started.
-pub(crate) fn watch_for(
-    command: &mut Command,
-    patience: Option<Duration>,
-) -> Result<Option<Ended>> {
+pub(crate) fn watch_for(command: &mut Command, patience: Duration) -> Result<Option<Ended>> {
     use std::io::Read as _;
     use std::os::unix::process::CommandExt as _;
     let failed = |error: std::io::Error| error.to_string();
@@ -98,7 +95,7 @@ pub(crate) fn watch_for(
         if let Some(status) = child.try_wait().map_err(failed)? {
             break Some(status);
         }
-        if patience.is_some_and(|patience| begun.elapsed() > patience) {
+        if begun.elapsed() > patience {
             let group = format!("-{}", child.id());
             Command::new("kill").args(["-KILL", "--", &group]).status().map_err(failed)?;
             child.wait().map_err(failed)?;

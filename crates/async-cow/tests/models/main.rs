@@ -10,7 +10,7 @@
 //! (`ForgedToken` in the page cache's `token.rs`). So
 //!
 //! ```text
-//! RUSTFLAGS='--cfg shuttle --cfg canary="locked_page"' cargo test -p cowback-async-cow --test models --target-dir target/models
+//! COWBACK_CANARY=locked_page RUSTFLAGS='--cfg shuttle --cfg canaries' cargo test -p cowback-async-cow --test models --target-dir target/models
 //! ```
 //!
 //! fails: `writeback::a_chunk_that_comes_late_touches_no_page_of_another` is that defect's own model; those of everything at once, of
