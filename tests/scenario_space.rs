@@ -118,6 +118,27 @@ fn compressed_len() -> u64 {
     extents[0].stored
 }
 
+/// What is dirty has its space: to write it again, or to cut the file within it, takes no more.
+#[test]
+fn on_a_full_volume_what_is_dirty_can_be_written_again_and_cut() {
+    let full = Comb::new("none");
+    full.free(|tooth| tooth < 2);
+    let file = full.volume.create_file("f").unwrap();
+    file.write_at(0, &[1; 100]).unwrap();
+    full.volume.commit().unwrap(); // into the inode, until it grows
+    file.write_at(2 * BLOCK, &[2; 10]).unwrap();
+    let data = || full.volume.stats().store.data;
+    assert_eq!((data().free, data().promised), (2 * BLOCK, 2 * BLOCK));
+    file.write_at(50, &[3; 100]).unwrap();
+    file.punch_hole(20..30).unwrap();
+    file.set_len(60).unwrap();
+    assert_eq!((data().free, data().promised), (2 * BLOCK, BLOCK), "no commit was needed");
+    full.volume.commit().unwrap();
+    drop(file);
+    let content = [[1; 20].as_slice(), &[0; 10], &[1; 20], &[3; 10]].concat();
+    full.expect("f", &content);
+}
+
 #[test]
 fn in_holes_of_a_block_what_compresses_goes_raw_block_by_block() {
     let comb = Comb::new("zstd:3");

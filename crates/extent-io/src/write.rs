@@ -208,9 +208,9 @@ impl InodeIo {
         drop(DataReservation::from_delalloc(self.store(), Promise::InPlace, in_place));
     }
 
-    /// Has the store promise what writing `pages` takes. If there is no data space, but all of them are to be written in place, which takes
-    /// none, writeback is kept out until they are dirty, as it might give them their one chance to someone else's bytes: what
-    /// is preallocated is written in place once.
+    /// Has the store promise what writing `pages` takes. If there is no data space, but all of them are dirty already, or are to be written in
+    /// place, which takes none, writeback is kept out until they are written: it might have the dirty ones cleaned, or give the others their
+    /// one chance to someone else's bytes, as what is preallocated is written in place once.
     fn reserve<'a>(
         &'a self,
         pages: PageRange,
@@ -218,21 +218,32 @@ impl InodeIo {
     ) -> StoreResult<(DataReservation, Option<Quiet<'a>>)> {
         let bytes = pages.bytes().len();
         let no_space = match DataReservation::new(self.store(), Promise::Space, bytes) {
-            Err(error @ StoreError::NoSpace { .. }) if self.data_flags().may_write_in_place() => {
-                error
-            }
+            Err(error @ StoreError::NoSpace { .. }) => error,
             result => return Ok((result?, None)),
         };
-        let wanted = quiet.is_none() && !planted!("noreserve_unguarded");
-        let own = wanted.then(|| self.keep_writeback_out());
-        let mut at = pages.bytes().start;
+        let in_place = self.data_flags().may_write_in_place();
+        if !in_place && self.states.delalloc_run(pages).0 != pages {
+            return Err(no_space);
+        }
+        let unguarded = quiet.is_none() && !planted!("noreserve_unguarded");
+        let own = unguarded.then(|| self.keep_writeback_out());
+        let (mut at, mut wanted) = (pages.bytes().start, 0);
         while at < pages.bytes().end {
             let rest = ByteRange::new(at, pages.bytes().end);
+            let dirty = self.states.delalloc_run(rest.pages()).0.bytes().len();
+            if dirty > 0 {
+                at += dirty;
+                continue;
+            }
+            if !in_place {
+                return Err(no_space);
+            }
             let InPlace { len, extent } = self.store().claim_in_place(self.ino(), rest)?;
             self.store().free_extent(extent.ok_or_else(|| no_space.clone())?);
             at += len;
+            wanted += len;
         }
-        Ok((DataReservation::new(self.store(), Promise::InPlace, bytes)?, own))
+        Ok((DataReservation::new(self.store(), Promise::InPlace, wanted)?, own))
     }
 
     /// Copies `data` into the pages at `offset` and makes them dirty. `quiet` is the caller's proof, if it has one.
