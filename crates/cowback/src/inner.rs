@@ -1,6 +1,7 @@
 //! What the handles of a volume share.
 //!
-//! Lock order (R1), outermost first: the turn of `commits` > `flush_gate` > `namespace_gate` > `data_gate` > a file's own locks > the store's.
+//! Lock order (R1), outermost first: the turn of `commits` > `flush_gate` > `namespace_gate` > `data_gate` > `dirs` > a file's own
+//! locks > the store's.
 //! The gates are how a commit takes its cut: a write holds the data gate and a change of names the namespace gate, both shared; the commit takes them
 //! exclusively, the one for as long as it takes to freeze what is dirty, the other until the store has captured it.
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cowback_base::Ino;
 use cowback_block_store::namespace::inode::make_rdev;
 use cowback_block_store::namespace::{
-    FileType, NamespaceError, NewInode, RenameMode, Target, XattrMode,
+    FileType, NamespaceError, NewInode, Removed, RenameMode, Target, XattrMode,
 };
 
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ use crate::file::File;
 use crate::gates::Gates;
 use crate::inner::Inner;
 use crate::metadata::{Metadata, NewEntry, SetAttributes};
-use crate::path::steadily;
+use crate::path::{DirCache, Still};
 use crate::volume::Volume;
 
 /// An entry of a directory.
@@ -31,6 +31,8 @@ pub struct DirEntry {
 
 /// Paths are taken from the volume's root, with or without a leading `/`. Symlinks in them are not followed, `..` is refused. Names may be any
 /// bytes that Linux allows. Changes are durable with the next commit, and until then visible to all.
+///
+/// No directory moves between the look at a path and the change of what it names: several threads' changes are as if made one after another.
 ///
 /// Beyond the errors that each method names, any fails if the trees cannot be read, and a change if there is no space for it, or the volume takes
 /// none: it was opened for reading, was closed, or has stopped.
@@ -126,10 +128,9 @@ impl Volume {
     /// It does not exist or is a directory; `path` exists.
     pub fn hard_link(&self, existing: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
         let (existing, path) = (existing.as_ref(), path.as_ref());
-        if self.inner.resolve(existing)? == Ino::ROOT {
+        if Inner::is_root(existing)? {
             return Err(Error::at(existing)(NamespaceError::IsDir { ino: Ino::ROOT }));
         }
-        self.inner.check_writable()?;
         let inner = &*self.inner;
         let link = |old, new| {
             inner.store.link_entry(old, new).map_err(|error| match error {
@@ -141,10 +142,9 @@ impl Volume {
                 other => Error::at(path)(other),
             })
         };
-        steadily(
-            || Ok((inner.entry(existing)?, inner.entry(path)?)),
-            |&(old, new)| inner.change(Gates::Names, || link(old, new)),
-        )
+        inner.change_names(DirCache::still, |still| {
+            link(inner.entry(still, existing)?, inner.entry(still, path)?).map(|done| (done, None))
+        })
     }
 
     /// As [`Volume::hard_link`], with the file's inode number, as [`Volume::create_entry`] and [`Metadata::ino`] tell it.
@@ -163,12 +163,8 @@ impl Volume {
     /// It does not exist, or is a directory, such as the root.
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<()> {
         Inner::check_not_root(path.as_ref())?;
-        self.change(path.as_ref(), |inner, dir, name| {
-            let removed = inner.store.unlink(dir, name)?;
-            if removed.nlink == 0 {
-                inner.last_name_gone(removed.ino);
-            }
-            Ok(())
+        self.change_and_remove(path.as_ref(), |inner, dir, name| {
+            inner.store.unlink(dir, name).map(Some)
         })
     }
 
@@ -177,11 +173,14 @@ impl Volume {
     /// # Errors
     /// It does not exist, is not a directory, is not empty, or is the root.
     pub fn remove_dir(&self, path: impl AsRef<Path>) -> Result<()> {
-        Inner::check_not_root(path.as_ref())?;
-        self.change(path.as_ref(), |inner, dir, name| {
-            let removed = inner.dirs.around_removing(|| inner.store.rmdir(dir, name))?;
-            inner.last_name_gone(removed.ino);
-            Ok(())
+        let path = path.as_ref();
+        Inner::check_not_root(path)?;
+        let inner = &*self.inner;
+        inner.change_names(DirCache::moving, |moving| {
+            let (dir, name) = inner.entry(moving, path)?;
+            let removed = inner.store.rmdir(dir, name).map_err(Error::at(path))?;
+            moving.only_removed(removed.ino);
+            Ok(((), Some(removed)))
         })
     }
 
@@ -193,20 +192,20 @@ impl Volume {
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         Inner::check_not_root(from.as_ref())?;
         let (from, to) = (from.as_ref(), to.as_ref());
-        self.inner.check_writable()?;
         let inner = &*self.inner;
-        let rename = |old, new| -> std::result::Result<(), NamespaceError> {
-            let rename = || inner.store.rename(old, new, RenameMode::Replace);
-            let replaced = inner.dirs.around_renaming(rename)?;
-            if let Some(removed) = replaced.filter(|removed| removed.nlink == 0) {
-                inner.last_name_gone(removed.ino);
-            }
-            Ok(())
+        let rename = |still: &Still<'_>, mode| {
+            let (new, old) = (inner.entry(still, to)?, inner.entry(still, from)?);
+            let replaced = inner.store.rename(old, new, mode);
+            replaced.map(|replaced| ((), replaced)).map_err(Error::at(from))
         };
-        steadily(
-            || Ok((inner.entry(to)?, inner.entry(from)?)),
-            |&(new, old)| inner.change(Gates::Names, || rename(old, new).map_err(Error::at(from))),
-        )
+        // A directory must be told of before it is moved, a file need not.
+        match inner.change_names(DirCache::still, |still| rename(still, RenameMode::ReplaceByFile))
+        {
+            Err(Error::Name { source: NamespaceError::IsDir { .. }, .. }) => {
+                inner.change_names(DirCache::moving, |moving| rename(moving, RenameMode::Replace))
+            }
+            done => done,
+        }
     }
 
     /// Where a symbolic link leads.
@@ -314,13 +313,24 @@ impl Volume {
         path: &Path,
         op: impl Fn(&Inner, Ino, &[u8]) -> std::result::Result<T, NamespaceError>,
     ) -> Result<T> {
-        self.inner.check_writable()?;
         let inner = &*self.inner;
-        let once = |dir, name| op(inner, dir, name).map_err(Error::at(path));
-        steadily(
-            || inner.entry(path),
-            |&(dir, name)| inner.change(Gates::Names, || once(dir, name)),
-        )
+        inner.change_names(DirCache::still, |still| {
+            let (dir, name) = inner.entry(still, path)?;
+            op(inner, dir, name).map(|done| (done, None)).map_err(Error::at(path))
+        })
+    }
+
+    /// As [`Volume::change`], for one by which something may lose its name.
+    pub(crate) fn change_and_remove(
+        &self,
+        path: &Path,
+        op: impl Fn(&Inner, Ino, &[u8]) -> std::result::Result<Option<Removed>, NamespaceError>,
+    ) -> Result<()> {
+        let inner = &*self.inner;
+        inner.change_names(DirCache::still, |still| {
+            let (dir, name) = inner.entry(still, path)?;
+            op(inner, dir, name).map(|removed| ((), removed)).map_err(Error::at(path))
+        })
     }
 
     /// As [`Volume::change`], for a change of the inode that `path` names.
@@ -336,6 +346,21 @@ impl Volume {
 }
 
 impl Inner {
+    /// Runs a change of names, which gives what has lost one by it, with directories held as `hold` does.
+    fn change_names<'a, T>(
+        &'a self,
+        hold: impl Fn(&'a DirCache) -> Still<'a>,
+        op: impl Fn(&mut Still<'a>) -> Result<(T, Option<Removed>)>,
+    ) -> Result<T> {
+        self.change(Gates::Names, || {
+            let (done, removed) = op(&mut hold(&self.dirs))?;
+            if let Some(removed) = removed.filter(|removed| removed.nlink == 0) {
+                self.last_name_gone(removed.ino);
+            }
+            Ok(done)
+        })
+    }
+
     /// The last name of `ino` was removed: it goes now, or with its last handle. The namespace gate is held.
     pub(crate) fn last_name_gone(&self, ino: Ino) {
         match self.nodes.unlinked(ino) {

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use cowback_base::Ino;
-use cowback_base::sync::Mutex;
-use cowback_block_store::namespace::{FileType, NamespaceError, Removed, Target};
+use cowback_base::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use cowback_block_store::namespace::{FileType, NamespaceError, Target};
 
 use crate::error::{Error, Result};
 use crate::inner::Inner;
@@ -25,11 +25,12 @@ const DIR_PATH_MAX: usize = 4096;
 /// Two things are remembered: the directories at some paths, and the whole way to the one that was resolved last. A path that goes along with that way
 /// is looked up from where the two part. So a walk through a tree looks up each directory once, however deep it lies.
 ///
-/// A change that may move or remove a directory can be seen before it is over. From before it can be seen until it is over, nothing of what is
-/// remembered is used; and what was looked up before it is over, and would be remembered after it, is refused, by the generation. A file that is
-/// renamed is not told from a directory.
+/// Who goes along a path holds [`Still`]: so no directory moves or goes before what he does there is done. Who moves or removes one waits for all
+/// of them, keeps all others out, and has what it makes stale forgotten before he lets them in.
 #[derive(Debug, Default)]
 pub(crate) struct DirCache {
+    /// Nobody waits for a gate with this, so who only looks something up waits for no commit.
+    moves: RwLock<()>,
     cached: Mutex<Cached>,
 }
 
@@ -39,9 +40,6 @@ struct Cached {
     dir_bytes: usize,
     /// Out of here while somebody goes on along it.
     way: Way,
-    /// Changes under way that may move or remove a directory.
-    changing: usize,
-    generation: u64,
 }
 
 /// A path with the directory at each of its steps.
@@ -146,127 +144,128 @@ impl Cached {
 }
 
 impl DirCache {
+    /// Keeps directories where they are.
+    pub(crate) fn still(&self) -> Still<'_> {
+        Still { cache: self, held: Held::Still(self.moves.read()) }
+    }
+
+    /// Keeps everybody else out of all directories: one is about to be moved or removed.
+    pub(crate) fn moving(&self) -> Still<'_> {
+        Still { cache: self, held: Held::Moving(self.moves.write(), None) }
+    }
+}
+
+/// As long as there is one, no directory moves or goes, but by who holds it.
+pub(crate) struct Still<'a> {
+    cache: &'a DirCache,
+    held: Held<'a>,
+}
+
+#[expect(dead_code, reason = "the guards are held")]
+enum Held<'a> {
+    Still(RwLockReadGuard<'a, ()>),
+    /// With the directory that was removed, if that is all that was done.
+    Moving(RwLockWriteGuard<'a, ()>, Option<Ino>),
+}
+
+impl Still<'_> {
+    /// All that was done was to remove this directory.
+    pub(crate) fn only_removed(&mut self, ino: Ino) {
+        if let Held::Moving(_, removed) = &mut self.held {
+            *removed = Some(ino);
+        }
+    }
+
     /// The directory at `path`, from what is remembered and by `step` from a directory to one in it.
     fn resolve<E>(
         &self,
         path: &[u8],
         step: impl FnMut(Ino, &[u8]) -> std::result::Result<Ino, E>,
     ) -> std::result::Result<Ino, E> {
-        let (generation, mut way) = {
-            let mut cached = self.cached.lock();
-            if cached.changing > 0 {
-                (None, Way::default())
-            } else if path.len() <= DIR_PATH_MAX
+        let mut way = {
+            let mut cached = self.cache.cached.lock();
+            if path.len() <= DIR_PATH_MAX
                 && let Some(ino) = cached.dirs.get(path)
             {
                 return Ok(*ino);
-            } else {
-                (Some(cached.generation), std::mem::take(&mut cached.way))
             }
+            std::mem::take(&mut cached.way)
         };
         way.back_to_common(path);
         let result = way.go_on(path, step);
         let ino = way.last();
-        let mut cached = self.cached.lock();
-        if generation == Some(cached.generation) {
-            cached.way = way;
-            if result.is_ok() {
-                cached.remember(path, ino);
-            }
+        let mut cached = self.cache.cached.lock();
+        cached.way = way;
+        if result.is_ok() {
+            cached.remember(path, ino);
         }
         result.map(|()| ino)
     }
-
-    /// Runs a renaming, of what may be a directory.
-    pub(crate) fn around_renaming<T, E>(
-        &self,
-        rename: impl FnOnce() -> std::result::Result<T, E>,
-    ) -> std::result::Result<T, E> {
-        let changing = Changing::begin(&self.cached);
-        rename().inspect(|_| changing.end(Cached::forget_all))
-    }
-
-    /// Runs the removal of a directory, which gives that.
-    pub(crate) fn around_removing<E>(
-        &self,
-        remove: impl FnOnce() -> std::result::Result<Removed, E>,
-    ) -> std::result::Result<Removed, E> {
-        let changing = Changing::begin(&self.cached);
-        remove().inspect(|removed| changing.end(|cached| cached.forget(removed.ino)))
-    }
 }
 
-/// A change under way that may move or remove a directory.
-struct Changing<'a> {
-    cached: &'a Mutex<Cached>,
-    ended: bool,
-}
-
-impl<'a> Changing<'a> {
-    fn begin(cached: &'a Mutex<Cached>) -> Self {
-        let mut now = cached.lock();
-        now.changing += 1;
-        now.generation += 1;
-        Self { cached, ended: false }
-    }
-
-    /// It was done, and `forget` forgets what it made stale.
-    fn end(mut self, forget: impl FnOnce(&mut Cached)) {
-        forget(&mut self.cached.lock());
-        self.ended = true;
-    }
-}
-
-impl Drop for Changing<'_> {
+impl Drop for Still<'_> {
     fn drop(&mut self) {
-        let mut cached = self.cached.lock();
-        if !self.ended {
-            // It failed, perhaps half way.
-            cached.forget_all();
+        match self.held {
+            Held::Still(_) => {}
+            Held::Moving(_, Some(removed)) => self.cache.cached.lock().forget(removed),
+            // Something was moved, or perhaps half of it.
+            Held::Moving(_, None) => self.cache.cached.lock().forget_all(),
         }
-        cached.changing -= 1;
     }
 }
 
 impl Inner {
     /// The inode that `path` names.
     pub(crate) fn resolve(&self, path: &Path) -> Result<Ino> {
-        match self.parent_and_name(path)? {
-            None => Ok(Ino::ROOT),
-            Some((dir, name)) => Ok(self.lookup(dir, name).map_err(Error::at(path))?.0),
+        let Some(name) = last_name(path)? else { return Ok(Ino::ROOT) };
+        let still = self.dirs.still();
+        let dir = self.resolve_dir(&still, parent(path))?;
+        Ok(self.lookup(dir, name).map_err(Error::at(path))?.0)
+    }
+
+    /// Runs `op` on the inode that `path` names. If that vanishes meanwhile because another was put in its place, runs `op` on the other one: who
+    /// replaces a file or a directory leaves no moment at which there is none.
+    pub(crate) fn at_path<T>(&self, path: &Path, op: impl Fn(Ino) -> Result<T>) -> Result<T> {
+        let mut found = self.resolve(path)?;
+        loop {
+            let result = op(found);
+            let gone = |error: &NamespaceError| matches!(error, NamespaceError::NoInode { .. });
+            if !matches!(&result, Err(Error::Name { source, .. }) if gone(source)) {
+                return result;
+            }
+            let now = self.resolve(path)?;
+            if now == found {
+                return result; // the name of nothing
+            }
+            found = now;
         }
     }
 
-    /// Runs `op` on the inode that `path` names, as [`steadily`] does.
-    pub(crate) fn at_path<T>(&self, path: &Path, op: impl Fn(Ino) -> Result<T>) -> Result<T> {
-        steadily(|| self.resolve(path), |ino| op(*ino))
+    /// The directory that holds what `path` names, and its name there: of an entry that is to be made, or one that is not the root.
+    pub(crate) fn entry<'a>(&self, still: &Still<'_>, path: &'a Path) -> Result<(Ino, &'a [u8])> {
+        let Some(name) = last_name(path)? else {
+            let root = NamespaceError::Exists { dir: Ino::ROOT, name: "/".to_owned() };
+            return Err(Error::at(path)(root));
+        };
+        Ok((self.resolve_dir(still, parent(path))?, name))
     }
 
-    /// The directory that holds what `path` names, and its name there. `None` for the root.
-    pub(crate) fn parent_and_name<'a>(&self, path: &'a Path) -> Result<Option<(Ino, &'a [u8])>> {
-        let Some(name) = last_name(path)? else { return Ok(None) };
-        let parent = path.parent().unwrap_or(Path::new(""));
-        Ok(Some((self.resolve_dir(parent)?, name)))
-    }
-
-    /// As [`Inner::parent_and_name`], for an entry that is to be made, or one that is not the root.
-    pub(crate) fn entry<'a>(&self, path: &'a Path) -> Result<(Ino, &'a [u8])> {
-        self.parent_and_name(path)?.ok_or_else(|| {
-            Error::at(path)(NamespaceError::Exists { dir: Ino::ROOT, name: "/".to_owned() })
-        })
+    /// Whether `path` names the root directory.
+    pub(crate) fn is_root(path: &Path) -> Result<bool> {
+        last_name(path).map(|name| name.is_none())
     }
 
     /// Refuses to remove or move the root directory.
     pub(crate) fn check_not_root(path: &Path) -> Result<()> {
-        if last_name(path)?.is_some() {
+        if !Self::is_root(path)? {
             return Ok(());
         }
         let what = "the root directory cannot be removed or moved";
         Err(Error::at(path)(NamespaceError::NotSupported { ino: Ino::ROOT, what }))
     }
 
-    fn resolve_dir(&self, path: &Path) -> Result<Ino> {
-        self.dirs.resolve(path.as_os_str().as_bytes(), |dir, name| {
+    fn resolve_dir(&self, still: &Still<'_>, path: &Path) -> Result<Ino> {
+        still.resolve(path.as_os_str().as_bytes(), |dir, name| {
             if name == b".." {
                 return Err(Error::at(path)(dot_dot()));
             }
@@ -293,25 +292,8 @@ impl Inner {
     }
 }
 
-/// Runs `op` on what `resolve` has found. If an inode of that vanishes meanwhile because another was renamed over it, runs `op` on the other one: who
-/// replaces a file or a directory leaves no moment at which there is none.
-pub(crate) fn steadily<R: PartialEq, T>(
-    resolve: impl Fn() -> Result<R>,
-    op: impl Fn(&R) -> Result<T>,
-) -> Result<T> {
-    let mut found = resolve()?;
-    loop {
-        let result = op(&found);
-        let gone = |error: &NamespaceError| matches!(error, NamespaceError::NoInode { .. });
-        if !matches!(&result, Err(Error::Name { source, .. }) if gone(source)) {
-            return result;
-        }
-        let now = resolve()?;
-        if now == found {
-            return result; // the name of nothing
-        }
-        found = now;
-    }
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
 }
 
 /// The last component of `path` that is a name.
@@ -340,39 +322,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_was_looked_up_before_it_moved_is_not_remembered_after() {
+    fn what_was_moved_or_removed_is_not_remembered() {
         let cache = DirCache::default();
-        let look = |ino, meanwhile: &dyn Fn()| {
-            cache.resolve(b"a", |_, _| {
-                meanwhile();
-                Ok::<_, ()>(Ino(ino))
-            })
-        };
-        let remove = |ino| removed(&cache, ino, || {});
-        assert_eq!(look(300, &|| remove(Ino(300))), Ok(Ino(300)));
-        assert_eq!(look(301, &|| {}), Ok(Ino(301)), "the first was not remembered");
-        assert_eq!(look(302, &|| {}), Ok(Ino(301)), "the second was");
-        remove(Ino(301));
-        assert_eq!(look(303, &|| {}), Ok(Ino(303)), "it has moved");
-        // While another goes it can be gone already, and while none does, no longer.
-        removed(&cache, Ino(9), || {
-            assert_eq!(look(304, &|| {}), Ok(Ino(304)));
-            assert_eq!(look(305, &|| {}), Ok(Ino(305)), "nothing is remembered meanwhile");
-        });
-        assert_eq!(look(306, &|| {}), Ok(Ino(303)), "what was remembered before");
-        cache.around_renaming(|| Ok::<_, ()>(())).unwrap();
-        assert_eq!(look(307, &|| {}), Ok(Ino(307)));
-        let failed = cache.around_renaming(|| Err::<(), _>("half way, perhaps"));
-        assert_eq!((failed.is_err(), look(308, &|| {})), (true, Ok(Ino(308))));
+        let look = |ino| cache.still().resolve(b"a/b", |_, _| Ok::<_, ()>(Ino(ino))).unwrap().0;
+        assert_eq!([look(300), look(301)], [300, 300]);
+        drop(cache.moving());
+        assert_eq!([look(302), look(303)], [302, 302]);
+        removed(&cache, Ino(302));
+        assert_eq!([look(304), look(305)], [304, 304]);
+        let moving = cache.moving();
+        assert_eq!(moving.resolve(b"a/b", |_, _| Err(())), Ok(Ino(304)), "not yet moved");
     }
 
-    /// Tells the cache that `ino` is removed; `meanwhile` that can be seen.
-    fn removed(cache: &DirCache, ino: Ino, meanwhile: impl FnOnce()) {
-        let removed = cache.around_removing(|| {
-            meanwhile();
-            Ok::<_, ()>(Removed { ino, nlink: 0 })
-        });
-        assert!(removed.is_ok());
+    fn removed(cache: &DirCache, ino: Ino) {
+        cache.moving().only_removed(ino);
     }
 
     /// A tree in which there is every directory, and each look-up is counted.
@@ -387,7 +350,7 @@ mod tests {
         }
 
         fn get(&mut self, path: &[u8]) -> Ino {
-            let found = self.cache.resolve(path, |dir, name| {
+            let found = self.cache.still().resolve(path, |dir, name| {
                 self.looked_up += 1;
                 Ok::<_, ()>(inside(dir, name))
             });
@@ -446,7 +409,7 @@ mod tests {
             let dir = &path[..5 * level - 1];
             let gone = inside(straight(dir), b"name");
             assert_eq!(tree.get(dir), straight(dir));
-            removed(&tree.cache, gone, || {});
+            removed(&tree.cache, gone);
         }
         assert_eq!(tree.looked_up, LEVELS);
     }
@@ -472,11 +435,11 @@ mod tests {
     fn what_hangs_below_a_directory_that_moved_is_looked_up_anew() {
         let mut tree = Tree::new();
         tree.get(b"a/b/c/d");
-        removed(&tree.cache, straight(b"a/b"), || {});
+        removed(&tree.cache, straight(b"a/b"));
         let before = tree.looked_up;
         tree.get(b"a/b/c/d");
         assert_eq!(tree.looked_up, before + 3, "`a` is where it was");
-        tree.cache.around_renaming(|| Ok::<_, ()>(())).unwrap();
+        drop(tree.cache.moving());
         tree.get(b"a/b/c/d");
         assert_eq!(tree.looked_up, before + 7);
     }

@@ -91,16 +91,12 @@ impl Volume {
             let why = "it belongs to another volume".to_owned();
             return Err(Error::Option { option: "file", why });
         }
-        self.change(path, |inner, dir, name| {
+        self.change_and_remove(path, |inner, dir, name| {
             let link = |first| -> std::result::Result<_, NamespaceError> {
                 let mode = LinkMode { first, replace };
                 inner.store.link_as(file.node.io.ino(), (dir, name), mode)
             };
-            let replaced = inner.nodes.link(&file.node, link)?;
-            if let Some(removed) = replaced.filter(|removed| removed.nlink == 0) {
-                inner.last_name_gone(removed.ino);
-            }
-            Ok(())
+            inner.nodes.link(&file.node, link)
         })
     }
 }

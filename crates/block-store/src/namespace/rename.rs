@@ -18,6 +18,8 @@ use crate::error::corrupt;
 pub enum RenameMode {
     /// Replaces it, if it is of the same sort, and, when a directory, empty.
     Replace,
+    /// Replaces it, unless a directory would be moved: that is refused, as [`NamespaceError::IsDir`].
+    ReplaceByFile,
     /// Refuses.
     NoReplace,
     /// Puts it at the old place.
@@ -46,6 +48,9 @@ pub fn rename(
     let there = new.find(trees)?;
     let ino = dir::inode_of(&entry)?;
     match (there, mode) {
+        (_, RenameMode::ReplaceByFile) if entry.kind == FileType::Dir => {
+            Err(NamespaceError::IsDir { ino })
+        }
         (Some(_), RenameMode::NoReplace) => Err(new.exists()),
         (None, RenameMode::Exchange) => Err(new.not_found()),
         (Some(there), _) if dir::inode_of(&there)? == ino => Ok(None),

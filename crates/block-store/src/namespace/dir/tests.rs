@@ -77,6 +77,7 @@ impl Model {
         let ino = *self.dirs[&od].get(on).ok_or("ENOENT")?;
         let there = self.dirs[&nd].get(nn).copied();
         match (there, mode) {
+            (_, RenameMode::ReplaceByFile) if self.is_dir(ino) => return Err("EISDIR"),
             (Some(_), RenameMode::NoReplace) => return Err("EEXIST"),
             (None, RenameMode::Exchange) => return Err("ENOENT"),
             (Some(there), _) if there == ino => return Ok(()),
@@ -124,6 +125,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     let mode = prop::sample::select(vec![
         RenameMode::Replace,
         RenameMode::Replace,
+        RenameMode::ReplaceByFile,
         RenameMode::NoReplace,
         RenameMode::Exchange,
     ]);
