@@ -345,24 +345,20 @@ impl Store {
                 state.discard_pending_of(ino);
                 Ok(done)
             });
+            let noted = || self.state.read().refs.data.len() as u64;
             match step {
                 Ok(true) => return Ok(()),
-                Ok(false) if (self.state.read().refs.data.len() as u64) < MOST_NOTED => {}
-                Ok(false) => {
-                    self.state.write().leftover.insert(ino);
-                    return Ok(());
-                }
+                Ok(false) if noted() < MOST_NOTED => {}
                 Err(NamespaceError::Store(StoreError::NoSpace { .. })) if most > 1 => most /= 8,
-                Err(NamespaceError::Store(StoreError::NoSpace { .. })) => {
+                Err(error) if !matches!(error, NamespaceError::Store(_)) => return Err(error),
+                // There is no room for more, or the store has stopped, and may be resumed, or the device fails for a while.
+                later => {
                     self.state.write().leftover.insert(ino);
-                    return Ok(());
+                    return match later {
+                        Ok(_) | Err(NamespaceError::Store(StoreError::NoSpace { .. })) => Ok(()),
+                        Err(error) => Err(error),
+                    };
                 }
-                // The store has stopped, and may be resumed, or the device fails for a while.
-                Err(error @ NamespaceError::Store(_)) => {
-                    self.state.write().leftover.insert(ino);
-                    return Err(error);
-                }
-                Err(error) => return Err(error),
             }
         }
     }

@@ -3,14 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cowback::device::MemoryDevice;
 use cowback::{CachePolicy, File, FilePolicy, SetAttributes, Volume};
-use cowback_base::sync::thread;
 use shuttle::rand::{Rng, thread_rng};
 
+use crate::breakable::{Breakable, Failing, any_failing};
 use crate::explore::explore;
 use crate::handles::options;
-use crate::linear::{self, Clock, Made, Plain as _, check};
+use crate::linear::{self, Clock, Made, Plain as _, check, side_by_side};
 
 /// Bytes of a half page: what is told apart.
 const HALF: usize = 2048;
@@ -37,6 +36,9 @@ enum Call {
     SetAttributes,
     /// What is clean leaves the cache.
     Uncache,
+    /// From here on the device may fail: what does is told.
+    Break(Failing),
+    Resume,
     /// All that is not durable is gone.
     Crash,
 }
@@ -44,17 +46,19 @@ enum Call {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     Done,
+    Failed,
     /// The byte of which each half page is made.
     Halves(Vec<u8>),
     Len(usize),
 }
 
-fn any_call() -> Call {
+/// Draws a call. If the device `may_fail`, that is among them.
+fn any_call(may_fail: bool) -> Call {
     let mut rng = thread_rng();
     let page = 2 * rng.gen_range(0..PAGES);
     let (from, to) =
         [(page, page + 2), (page, page + 1), (page + 1, page + 2)][rng.gen_range(0..3)];
-    match rng.gen_range(0..18) {
+    match rng.gen_range(0..if may_fail { 20 } else { 18 }) {
         0..=4 => Call::Write(from, to, rng.gen_range(1..=255)),
         5 | 6 => Call::SetLen(rng.gen_range(0..=2 * PAGES)),
         7 => Call::Punch(from, to),
@@ -66,7 +70,9 @@ fn any_call() -> Call {
         14 => Call::Commit,
         15 => Call::StartWriteback,
         16 => Call::SetAttributes,
-        _ => Call::Uncache,
+        17 => Call::Uncache,
+        18 => Call::Resume,
+        _ => Call::Break(any_failing()),
     }
 }
 
@@ -74,15 +80,22 @@ fn bytes(from: usize, to: usize) -> Range<u64> {
     (from * HALF) as u64..(to * HALF) as u64
 }
 
-fn make(volume: &Volume, file: &File, call: Call) -> Outcome {
-    match call {
+/// What the calls are made on.
+struct On {
+    device: Arc<Breakable>,
+    volume: Volume,
+    file: File,
+}
+
+fn make(On { device, volume, file }: &On, call: Call) -> Outcome {
+    let result = match call {
         Call::Write(from, to, byte) => {
-            file.write_at((from * HALF) as u64, &vec![byte; (to - from) * HALF]).unwrap();
+            file.write_at((from * HALF) as u64, &vec![byte; (to - from) * HALF])
         }
-        Call::SetLen(len) => file.set_len((len * HALF) as u64).unwrap(),
-        Call::Punch(from, to) => file.punch_hole(bytes(from, to)).unwrap(),
-        Call::Zero(from, to) => file.zero_range(bytes(from, to)).unwrap(),
-        Call::Allocate(from, to) => file.allocate(bytes(from, to)).unwrap(),
+        Call::SetLen(len) => file.set_len((len * HALF) as u64),
+        Call::Punch(from, to) => file.punch_hole(bytes(from, to)),
+        Call::Zero(from, to) => file.zero_range(bytes(from, to)),
+        Call::Allocate(from, to) => file.allocate(bytes(from, to)),
         Call::Glance(from) | Call::Read(from) => {
             let mut page = [0xAA; 2 * HALF];
             let read = file.read_at((from * HALF) as u64, &mut page).unwrap();
@@ -91,48 +104,66 @@ fn make(volume: &Volume, file: &File, call: Call) -> Outcome {
             if matches!(call, Call::Read(_)) {
                 return Outcome::Halves(page[..read].iter().step_by(HALF).copied().collect());
             }
+            Ok(())
         }
         Call::Len => return Outcome::Len(usize::try_from(file.len()).unwrap() / HALF),
-        Call::Sync => file.sync_data().unwrap(),
-        Call::Commit => drop(volume.commit().unwrap()),
-        Call::StartWriteback => file.start_writeback(),
+        Call::Sync => file.sync_data(),
+        Call::Commit => volume.commit().map(drop),
         Call::SetAttributes => {
             let set = SetAttributes { permissions: Some(0o600), ..SetAttributes::default() };
-            file.set_attributes(&set).unwrap();
+            file.set_attributes(&set)
+        }
+        Call::StartWriteback => {
+            file.start_writeback();
+            Ok(())
         }
         Call::Uncache => {
             file.set_cache_policy(CachePolicy::Uncached);
             file.set_cache_policy(CachePolicy::Normal);
+            Ok(())
         }
+        Call::Break(failing) => {
+            device.set(failing);
+            Ok(())
+        }
+        Call::Resume => volume.try_resume(),
         Call::Crash => panic!("a volume does not crash by itself"),
-    }
-    Outcome::Done
+    };
+    result.map_or(Outcome::Failed, |()| Outcome::Done)
 }
 
 /// The file as it would be, were the calls made one after another: the byte of which each half page is made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Plain {
     now: Vec<u8>,
-    durable: Vec<u8>,
+    /// What there may be after a crash: what was committed, and if something may fail, what came after it. (Of a commit that failed nobody knows
+    /// whether it is durable, and one is made if space is sought.)
+    durable: Vec<Vec<u8>>,
+    /// The device may: then each call may.
+    may_fail: bool,
 }
 
 impl Plain {
+    fn new(may_fail: bool) -> Self {
+        Self { now: vec![], durable: vec![vec![]], may_fail }
+    }
+
     /// Fills what there is of a part.
     fn fill(&mut self, from: usize, to: usize, byte: u8) {
         let to = to.min(self.now.len());
         self.now[from.min(to)..to].fill(byte);
     }
 
+    fn crash(&mut self, found: usize) {
+        self.now = self.durable.swap_remove(found);
+        self.durable = vec![self.now.clone()];
+    }
+
     fn grow(&mut self, to: usize) {
         self.now.resize(self.now.len().max(to), 0);
     }
-}
 
-impl linear::Plain for Plain {
-    type Call = Call;
-    type Outcome = Outcome;
-
-    fn make(&mut self, call: Call) -> Outcome {
+    fn attempt(&mut self, call: Call) -> Outcome {
         match call {
             Call::Write(from, to, byte) => {
                 self.grow(to);
@@ -149,57 +180,95 @@ impl linear::Plain for Plain {
                 return Outcome::Halves(self.now.iter().skip(from).take(2).copied().collect());
             }
             Call::Len => return Outcome::Len(self.now.len()),
-            Call::Sync | Call::Commit => self.durable.clone_from(&self.now),
-            Call::Glance(_) | Call::StartWriteback | Call::SetAttributes | Call::Uncache => {}
-            Call::Crash => self.now.clone_from(&self.durable),
+            Call::Sync | Call::Commit => self.durable = vec![self.now.clone()],
+            Call::Glance(_)
+            | Call::StartWriteback
+            | Call::SetAttributes
+            | Call::Uncache
+            | Call::Break(_)
+            | Call::Resume => {}
+            Call::Crash => self.crash(0),
         }
         Outcome::Done
     }
 }
 
-/// All that there is, as calls that look at it.
-fn look(volume: &Volume, file: &File, clock: &Clock) -> Vec<Made<Plain>> {
-    let calls = [Call::Len].into_iter().chain((0..PAGES).map(|page| Call::Read(2 * page)));
-    calls.map(|call| clock.timed(call, |call| make(volume, file, call))).collect()
+impl linear::Plain for Plain {
+    type Call = Call;
+    type Outcome = Outcome;
+
+    fn make(&mut self, call: Call) -> Outcome {
+        let outcome = self.attempt(call);
+        if self.may_fail {
+            self.durable.push(self.now.clone());
+        }
+        outcome
+    }
+
+    fn otherwise(&self, call: Call) -> Vec<(Self, Outcome)> {
+        let with = |change: &dyn Fn(&mut Self), outcome| {
+            let mut plain = self.clone();
+            change(&mut plain);
+            (plain, outcome)
+        };
+        match call {
+            Call::Crash => (1..self.durable.len())
+                .map(|nth| with(&|plain| plain.crash(nth), Outcome::Done))
+                .collect(),
+            _ if self.may_fail => vec![with(&|_| (), Outcome::Failed)],
+            _ => vec![],
+        }
+    }
 }
 
-/// Each thread makes `calls` calls.
-fn content_changes(threads: usize, calls: usize) {
-    let device = Arc::new(MemoryDevice::new(0));
+/// All that there is, as calls that look at it.
+fn look(on: &On, clock: &Clock) -> Vec<Made<Plain>> {
+    let calls = [Call::Len].into_iter().chain((0..PAGES).map(|page| Call::Read(2 * page)));
+    calls.map(|call| clock.timed(call, |call| make(on, call))).collect()
+}
+
+/// `load`: how many threads, and how many calls of each.
+fn content_changes(load: (usize, usize)) {
+    let device = Arc::new(Breakable::new());
     let volume = Volume::create_on(Arc::clone(&device) as _, &options()).unwrap();
     let file = volume.create_file("f").unwrap();
     let compression = ["none", "zstd:1"][thread_rng().gen_range(0..2)];
     let policy: cowback::options::CompressionPolicy = compression.parse().unwrap();
     file.set_policy(FilePolicy::from(policy.forced())).unwrap();
-    let (clock, mut plain) = (Clock::default(), Plain::default());
-    for call in [any_call(), any_call(), any_call(), Call::Commit, any_call()] {
-        assert_eq!(make(&volume, &file, call), plain.make(call), "{call:?}");
+    let on = On { device: Arc::clone(&device), volume, file };
+    let may_fail = thread_rng().r#gen();
+    let (clock, mut plain) = (Clock::default(), Plain::new(may_fail));
+    let any = || any_call(false);
+    for call in [any(), any(), any(), Call::Commit, any()] {
+        assert_eq!(make(&on, call), plain.make(call), "{call:?}");
     }
-    let one = || clock.timed(any_call(), |call| make(&volume, &file, call));
-    let run = || (0..calls).map(|_| one()).collect::<Vec<_>>();
-    let mut made: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    let mut after = look(&volume, &file, &clock);
+    if may_fail {
+        device.set(any_failing());
+    }
+    let mut made = side_by_side(load, || clock.timed(any_call(may_fail), |call| make(&on, call)));
+    // Once the cause is gone, it goes on, and nothing that was acknowledged is lost.
+    device.set(Failing::Nothing);
+    on.volume.try_resume().unwrap();
+    let mut after = look(&on, &clock);
     if thread_rng().r#gen() {
-        after.push(clock.timed(Call::Sync, |call| make(&volume, &file, call)));
+        on.volume.commit().unwrap();
+        after.push(clock.timed(Call::Commit, |_| Outcome::Done));
     }
-    drop((file, volume));
+    drop(on);
     after.push(clock.timed(Call::Crash, |_| Outcome::Done));
-    let volume = Volume::open_on(device, &options()).unwrap();
+    let volume = Volume::open_on(Arc::clone(&device) as _, &options()).unwrap();
     let file = volume.open_file("f").unwrap();
-    after.extend(look(&volume, &file, &clock));
+    after.extend(look(&On { device, volume, file }, &clock));
     made.push(after);
     check(&plain, &made);
 }
 
 #[test]
 fn content_that_two_threads_change_is_as_if_one_had() {
-    explore("content of two threads", 600, || content_changes(2, 3));
+    explore("content of two threads", 600, || content_changes((2, 3)));
 }
 
 #[test]
 fn content_that_three_threads_change_is_as_if_one_had() {
-    explore("content of three threads", 600, || content_changes(3, 2));
+    explore("content of three threads", 600, || content_changes((3, 2)));
 }

@@ -9,6 +9,7 @@
 #![cfg(shuttle)]
 #![expect(clippy::unwrap_used, reason = "a model may panic")]
 
+mod breakable;
 mod contents;
 #[path = "../../../async-cow/tests/models/explore.rs"]
 mod explore;

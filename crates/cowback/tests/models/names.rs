@@ -1,4 +1,4 @@
-//! Names that several threads change and look at, and what of that a crash leaves.
+//! Names, in a few directories that come, go and move, which several threads change and look at; and what of that a crash leaves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,29 +9,37 @@ use cowback::{Error, FileType, Volume};
 use cowback_base::sync::thread;
 use shuttle::rand::{Rng, thread_rng};
 
+use crate::breakable::{Breakable, Failing, any_failing};
 use crate::explore::explore;
 use crate::handles::options;
-use crate::linear::{self, Clock, Made, Plain as _, check};
+use crate::linear::{self, Clock, Made, Plain as _, check, side_by_side};
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
+/// All paths. Of each directory there may be one in it of the other name.
+const PATHS: [&str; 5] = ["a", "b", "c", "a/x", "b/x"];
+/// What may be listed.
+const DIRS: [&str; 3] = ["", "a", "b"];
 
-/// A call, with names by their numbers.
+type PathIn = &'static str;
+
 #[derive(Debug, Clone, Copy)]
 enum Call {
-    Create(usize),
-    CreateDir(usize),
+    Create(PathIn),
+    CreateDir(PathIn),
     /// A file of so many bytes is made without a name, and put in the place of what has that name.
-    Publish(usize, u64),
-    Link(usize, usize),
-    Rename(usize, usize),
-    Remove(usize),
-    RemoveDir(usize),
-    Open(usize),
-    Metadata(usize),
+    Publish(PathIn, u64),
+    Link(PathIn, PathIn),
+    Rename(PathIn, PathIn),
+    Remove(PathIn),
+    RemoveDir(PathIn),
+    Open(PathIn),
+    Metadata(PathIn),
     /// How many links what has that name has. The name is looked up before: so it is only asked for while nothing changes.
-    Links(usize),
-    List,
+    Links(PathIn),
+    List(PathIn),
     Commit,
+    /// From here on the device may fail: what does is told.
+    Break(Failing),
+    Resume,
     /// All that is not committed is gone.
     Crash,
 }
@@ -40,6 +48,7 @@ enum Call {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     Done,
+    Failed,
     /// There is no such name.
     Missing,
     /// Something of that name is in the way, or of another sort.
@@ -47,31 +56,34 @@ enum Outcome {
     Size(u64),
     Links(u32),
     Directory,
-    Names(Vec<usize>),
+    Names(Vec<Vec<u8>>),
 }
 
-fn any_call() -> Call {
+/// Draws a call. If the device `may_fail`, that is among them.
+fn any_call(may_fail: bool) -> Call {
     let mut rng = thread_rng();
-    let mut name = || rng.gen_range(0..NAMES.len());
-    let (one, other) = (name(), name());
-    match rng.gen_range(0..14) {
+    let mut path = || PATHS[rng.gen_range(0..PATHS.len())];
+    let (one, other) = (path(), path());
+    match rng.gen_range(0..if may_fail { 17 } else { 15 }) {
         0 => Call::Create(one),
-        1 => Call::CreateDir(one),
-        2 | 3 => Call::Publish(one, rng.gen_range(1..9000)),
-        4 => Call::Link(one, other),
-        5..=7 => Call::Rename(one, other),
-        8 => Call::Remove(one),
-        9 => Call::RemoveDir(one),
-        10 => Call::Open(one),
-        11 => Call::Metadata(one),
-        12 => Call::List,
-        _ => Call::Commit,
+        1 | 2 => Call::CreateDir(one),
+        3 | 4 => Call::Publish(one, rng.gen_range(1..9000)),
+        5 => Call::Link(one, other),
+        6..=8 => Call::Rename(one, other),
+        9 => Call::Remove(one),
+        10 => Call::RemoveDir(one),
+        11 => Call::Open(one),
+        12 => Call::Metadata(one),
+        13 => Call::List(DIRS[rng.gen_range(0..DIRS.len())]),
+        14 => Call::Commit,
+        15 => Call::Resume,
+        _ => Call::Break(any_failing()),
     }
 }
 
 fn is_refusal(error: &NamespaceError) -> bool {
-    use NamespaceError::{Exists, IsDir, NotDir};
-    matches!(error, Exists { .. } | IsDir { .. } | NotDir { .. })
+    use NamespaceError::{Exists, IsDir, Loop, NotDir, NotEmpty};
+    matches!(error, Exists { .. } | IsDir { .. } | Loop { .. } | NotDir { .. } | NotEmpty { .. })
 }
 
 fn outcome<T>(result: Result<T, Error>, seen: impl FnOnce(T) -> Outcome) -> Outcome {
@@ -79,25 +91,30 @@ fn outcome<T>(result: Result<T, Error>, seen: impl FnOnce(T) -> Outcome) -> Outc
         Ok(value) => seen(value),
         Err(error) if error.is_not_found() => Outcome::Missing,
         Err(Error::Name { source, .. }) if is_refusal(&source) => Outcome::Refused,
+        Err(Error::Store(_)) => Outcome::Failed,
         Err(error) => panic!("{error}"),
     }
 }
 
-fn make(volume: &Volume, call: Call) -> Outcome {
+fn make(device: &Breakable, volume: &Volume, call: Call) -> Outcome {
     let done = |()| Outcome::Done;
     match call {
-        Call::Create(name) => outcome(volume.create_file(NAMES[name]).map(drop), done),
-        Call::CreateDir(name) => outcome(volume.create_dir(NAMES[name]), done),
+        Call::Create(name) => outcome(volume.create_file(name).map(drop), done),
+        Call::CreateDir(name) => outcome(volume.create_dir(name), done),
         Call::Publish(name, size) => {
-            let file = volume.create_unnamed("").unwrap();
-            file.write_at(0, &vec![1; usize::try_from(size).unwrap()]).unwrap();
-            outcome(volume.link_file_over(&file, NAMES[name]), done)
+            let content = vec![1; usize::try_from(size).unwrap()];
+            let publish = || {
+                let file = volume.create_unnamed("")?;
+                file.write_at(0, &content)?;
+                volume.link_file_over(&file, name)
+            };
+            outcome(publish(), done)
         }
-        Call::Link(from, to) => outcome(volume.hard_link(NAMES[from], NAMES[to]), done),
-        Call::Rename(from, to) => outcome(volume.rename(NAMES[from], NAMES[to]), done),
-        Call::Remove(name) => outcome(volume.remove_file(NAMES[name]), done),
-        Call::RemoveDir(name) => outcome(volume.remove_dir(NAMES[name]), done),
-        Call::Open(name) => outcome(volume.open_file(NAMES[name]), |file| {
+        Call::Link(from, to) => outcome(volume.hard_link(from, to), done),
+        Call::Rename(from, to) => outcome(volume.rename(from, to), done),
+        Call::Remove(name) => outcome(volume.remove_file(name), done),
+        Call::RemoveDir(name) => outcome(volume.remove_dir(name), done),
+        Call::Open(name) => outcome(volume.open_file(name), |file| {
             let size = file.len();
             let mut bytes = vec![0; 10_000];
             let read = file.read_at(0, &mut bytes).unwrap();
@@ -105,49 +122,181 @@ fn make(volume: &Volume, call: Call) -> Outcome {
             assert!(bytes[..read].iter().all(|byte| *byte == 1), "its content is thrown away");
             Outcome::Size(size)
         }),
-        Call::Metadata(name) => outcome(volume.metadata(NAMES[name]), |metadata| {
+        Call::Metadata(name) => outcome(volume.metadata(name), |metadata| {
             if metadata.kind == FileType::Dir {
                 return Outcome::Directory;
             }
             Outcome::Size(metadata.size)
         }),
         Call::Links(name) => {
-            outcome(volume.metadata(NAMES[name]), |metadata| Outcome::Links(metadata.nlink))
+            outcome(volume.metadata(name), |metadata| Outcome::Links(metadata.nlink))
         }
-        Call::List => outcome(volume.read_dir(""), |entries| {
-            let number = |name: &[u8]| NAMES.iter().position(|known| known.as_bytes() == name);
-            let mut names: Vec<_> =
-                entries.iter().map(|entry| number(&entry.name).unwrap()).collect();
+        Call::List(path) => outcome(volume.read_dir(path), |entries| {
+            let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
             names.sort_unstable();
             Outcome::Names(names)
         }),
         Call::Commit => outcome(volume.commit().map(drop), done),
+        Call::Break(failing) => {
+            device.set(failing);
+            Outcome::Done
+        }
+        Call::Resume => outcome(volume.try_resume(), done),
         Call::Crash => panic!("a volume does not crash by itself"),
     }
 }
 
+type Id = u32;
+
+const ROOT: Id = 0;
+
+#[derive(Debug, Clone)]
+enum Node {
+    /// Of so many bytes.
+    File(u64),
+    Dir(BTreeMap<PathIn, Id>),
+}
+
 /// What there would be, were the calls made one after another.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Plain {
-    /// What each name led to when the last commit was made.
-    durable: BTreeMap<usize, u32>,
-    /// What each name leads to: files and directories are told apart by their numbers.
-    names: BTreeMap<usize, u32>,
-    /// The size of each file.
-    sizes: BTreeMap<u32, u64>,
-    made: u32,
+    nodes: BTreeMap<Id, Node>,
+    /// What there may be after a crash: what was committed, and if something may fail, what came after it. (Of a commit that failed nobody knows
+    /// whether it is durable, and one is made if space is sought.)
+    durable: Vec<BTreeMap<Id, Node>>,
+    /// The device may: then each call may.
+    may_fail: bool,
 }
 
 impl Plain {
-    fn put(&mut self, name: usize, size: Option<u64>) {
-        self.made += 1;
-        self.names.insert(name, self.made);
-        self.sizes.extend(size.map(|size| (self.made, size)));
+    fn new(may_fail: bool) -> Self {
+        let nodes = BTreeMap::from([(ROOT, Node::Dir(BTreeMap::new()))]);
+        Self { durable: vec![nodes.clone()], nodes, may_fail }
     }
 
-    /// The size of the file with this name; none for a directory.
-    fn size(&self, name: usize) -> Option<Option<u64>> {
-        self.names.get(&name).map(|id| self.sizes.get(id).copied())
+    fn crash(&mut self, found: usize) {
+        self.nodes = self.durable.swap_remove(found);
+        self.durable = vec![self.nodes.clone()];
+    }
+
+    fn entries(&mut self, dir: Id) -> Result<&mut BTreeMap<PathIn, Id>, Outcome> {
+        match self.nodes.get_mut(&dir) {
+            Some(Node::Dir(entries)) => Ok(entries),
+            _ => Err(Outcome::Refused),
+        }
+    }
+
+    /// The directory of a path, the name in it, and what has that name.
+    fn find(&mut self, path: PathIn) -> Result<(Id, PathIn, Option<Id>), Outcome> {
+        let (dir, name) = match path.split_once('/') {
+            Some((dir, name)) => (self.get(dir)?, name),
+            None => (ROOT, path),
+        };
+        Ok((dir, name, self.entries(dir)?.get(name).copied()))
+    }
+
+    fn get(&mut self, path: PathIn) -> Result<Id, Outcome> {
+        if path.is_empty() { Ok(ROOT) } else { self.find(path)?.2.ok_or(Outcome::Missing) }
+    }
+
+    fn is_dir(&self, id: Id) -> bool {
+        matches!(self.nodes[&id], Node::Dir(_))
+    }
+
+    fn put(&mut self, path: PathIn, node: Node) -> Result<(), Outcome> {
+        let (dir, name, _) = self.find(path)?;
+        let id = u32::try_from(self.nodes.len()).unwrap();
+        self.nodes.insert(id, node);
+        self.entries(dir)?.insert(name, id);
+        Ok(())
+    }
+
+    fn rename(&mut self, from: PathIn, to: PathIn) -> Result<(), Outcome> {
+        let (new_dir, new_name, there) = self.find(to)?;
+        let (dir, name, moved) = self.find(from)?;
+        let moved = moved.ok_or(Outcome::Missing)?;
+        if there == Some(moved) {
+            return Ok(());
+        }
+        let replaces = there.is_none_or(|there| match self.nodes[&there] {
+            Node::File(_) => !self.is_dir(moved),
+            Node::Dir(ref entries) => self.is_dir(moved) && entries.is_empty(),
+        });
+        if moved == new_dir || !replaces {
+            return Err(Outcome::Refused);
+        }
+        self.entries(dir)?.remove(name);
+        self.entries(new_dir)?.insert(new_name, moved);
+        Ok(())
+    }
+
+    fn attempt(&mut self, call: Call) -> Result<Outcome, Outcome> {
+        use Outcome::{Directory, Links, Missing, Names, Refused, Size};
+        match call {
+            Call::Create(path) | Call::CreateDir(path) => {
+                if self.find(path)?.2.is_some() {
+                    return Err(Refused);
+                }
+                let is_dir = matches!(call, Call::CreateDir(_));
+                self.put(path, if is_dir { Node::Dir(BTreeMap::new()) } else { Node::File(0) })?;
+            }
+            Call::Publish(path, size) => {
+                if self.find(path)?.2.is_some_and(|id| self.is_dir(id)) {
+                    return Err(Refused);
+                }
+                self.put(path, Node::File(size))?;
+            }
+            Call::Link(from, to) => {
+                let (_, _, id) = self.find(from)?;
+                let (dir, name, there) = self.find(to)?;
+                let id = id.ok_or(Missing)?;
+                if self.is_dir(id) || there.is_some() {
+                    return Err(Refused);
+                }
+                self.entries(dir)?.insert(name, id);
+            }
+            Call::Rename(from, to) => self.rename(from, to)?,
+            Call::Remove(path) | Call::RemoveDir(path) => {
+                let (dir, name, id) = self.find(path)?;
+                let fits = match self.nodes[&id.ok_or(Missing)?] {
+                    Node::File(_) => matches!(call, Call::Remove(_)),
+                    Node::Dir(ref entries) => {
+                        matches!(call, Call::RemoveDir(_)) && entries.is_empty()
+                    }
+                };
+                if !fits {
+                    return Err(Refused);
+                }
+                self.entries(dir)?.remove(name);
+            }
+            Call::Open(path) | Call::Metadata(path) => {
+                let id = self.get(path)?;
+                return match self.nodes[&id] {
+                    Node::File(size) => Ok(Size(size)),
+                    Node::Dir(_) if matches!(call, Call::Open(_)) => Err(Refused),
+                    Node::Dir(_) => Ok(Directory),
+                };
+            }
+            Call::Links(path) => {
+                let id = self.get(path)?;
+                let links = |node: &Node| match node {
+                    Node::Dir(entries) => entries.values().filter(|other| **other == id).count(),
+                    Node::File(_) => 0,
+                };
+                return Ok(Links(
+                    u32::try_from(self.nodes.values().map(links).sum::<usize>()).unwrap(),
+                ));
+            }
+            Call::List(path) => {
+                let dir = self.get(path)?;
+                let names = self.entries(dir)?.keys();
+                return Ok(Names(names.map(|name| name.as_bytes().to_vec()).collect()));
+            }
+            Call::Commit => self.durable = vec![self.nodes.clone()],
+            Call::Break(_) | Call::Resume => {}
+            Call::Crash => self.crash(0),
+        }
+        Ok(Outcome::Done)
     }
 }
 
@@ -156,119 +305,76 @@ impl linear::Plain for Plain {
     type Outcome = Outcome;
 
     fn make(&mut self, call: Call) -> Outcome {
-        use Outcome::{Directory, Done, Links, Missing, Refused, Size};
+        let outcome = self.attempt(call).unwrap_or_else(|why| why);
+        if self.may_fail {
+            self.durable.push(self.nodes.clone());
+        }
+        outcome
+    }
+
+    fn otherwise(&self, call: Call) -> Vec<(Self, Outcome)> {
+        let with = |change: &dyn Fn(&mut Self), outcome| {
+            let mut plain = self.clone();
+            change(&mut plain);
+            (plain, outcome)
+        };
         match call {
-            Call::Create(name) | Call::CreateDir(name) if self.names.contains_key(&name) => Refused,
-            Call::Create(name) => {
-                self.put(name, Some(0));
-                Done
-            }
-            Call::CreateDir(name) => {
-                self.put(name, None);
-                Done
-            }
-            Call::Publish(name, size) => match self.size(name) {
-                Some(None) => Refused,
-                _ => {
-                    self.put(name, Some(size));
-                    Done
-                }
-            },
-            Call::Link(from, to) => match self.size(from) {
-                None => Missing,
-                Some(None) => Refused,
-                _ if self.names.contains_key(&to) => Refused,
-                _ => {
-                    self.names.insert(to, self.names[&from]);
-                    Done
-                }
-            },
-            Call::Rename(from, to) => match (self.size(from), self.size(to)) {
-                (None, _) => Missing,
-                (Some(one), Some(other)) if one.is_some() != other.is_some() => Refused,
-                _ if self.names.get(&from) == self.names.get(&to) => Done,
-                _ => {
-                    let id = self.names.remove(&from).unwrap();
-                    self.names.insert(to, id);
-                    Done
-                }
-            },
-            Call::Remove(name) | Call::RemoveDir(name) => match self.size(name) {
-                None => Missing,
-                Some(size) if size.is_some() != matches!(call, Call::Remove(_)) => Refused,
-                _ => {
-                    self.names.remove(&name);
-                    Done
-                }
-            },
-            Call::Open(name) => match self.size(name) {
-                None => Missing,
-                Some(None) => Refused,
-                Some(Some(size)) => Size(size),
-            },
-            Call::Metadata(name) => match self.size(name) {
-                None => Missing,
-                Some(None) => Directory,
-                Some(Some(size)) => Size(size),
-            },
-            Call::Links(name) => self.names.get(&name).map_or(Missing, |id| {
-                let same = self.names.values().filter(|other| *other == id);
-                Links(u32::try_from(same.count()).unwrap())
-            }),
-            Call::List => Outcome::Names(self.names.keys().copied().collect()),
-            Call::Commit => {
-                self.durable.clone_from(&self.names);
-                Done
-            }
-            Call::Crash => {
-                self.names.clone_from(&self.durable);
-                Done
-            }
+            Call::Crash => (1..self.durable.len())
+                .map(|nth| with(&|plain| plain.crash(nth), Outcome::Done))
+                .collect(),
+            _ if self.may_fail => vec![with(&|_| (), Outcome::Failed)],
+            _ => vec![],
         }
     }
 }
 
 /// All that there is, as calls that look at it.
-fn look(volume: &Volume, clock: &Clock) -> Vec<Made<Plain>> {
+fn look(device: &Breakable, volume: &Volume, clock: &Clock) -> Vec<Made<Plain>> {
     let of_names = [Call::Open, Call::Metadata, Call::Links];
-    let calls = of_names.into_iter().flat_map(|call| (0..NAMES.len()).map(call));
-    calls.chain([Call::List]).map(|call| clock.timed(call, |call| make(volume, call))).collect()
+    let calls = of_names.into_iter().flat_map(|call| PATHS.map(call));
+    let calls = calls.chain(DIRS.map(Call::List));
+    calls.map(|call| clock.timed(call, |call| make(device, volume, call))).collect()
 }
 
-/// Each thread makes `calls` calls.
-fn names_change(threads: usize, calls: usize) {
-    let device = Arc::new(MemoryDevice::new(0));
+/// `load`: how many threads, and how many calls of each.
+fn names_change(load: (usize, usize)) {
+    let device = Arc::new(Breakable::new());
     let volume = Volume::create_on(Arc::clone(&device) as _, &options()).unwrap();
-    let (clock, mut plain) = (Clock::default(), Plain::default());
-    for call in [any_call(), any_call(), any_call(), Call::Commit] {
-        assert_eq!(make(&volume, call), plain.make(call), "{call:?}");
+    let may_fail = thread_rng().r#gen();
+    let (clock, mut plain) = (Clock::default(), Plain::new(may_fail));
+    let any = || any_call(false);
+    for call in [any(), any(), any(), any(), Call::Commit] {
+        assert_eq!(make(&device, &volume, call), plain.make(call), "{call:?}");
     }
-    let one = || clock.timed(any_call(), |call| make(&volume, call));
-    let run = || (0..calls).map(|_| one()).collect::<Vec<_>>();
-    let mut made: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    let mut after = look(&volume, &clock);
+    if may_fail {
+        device.set(any_failing());
+    }
+    let one = || clock.timed(any_call(may_fail), |call| make(&device, &volume, call));
+    let mut made = side_by_side(load, one);
+    // Once the cause is gone, it goes on, and nothing that was acknowledged is lost.
+    device.set(Failing::Nothing);
+    volume.try_resume().unwrap();
+    let mut after = look(&device, &volume, &clock);
     if thread_rng().r#gen() {
-        after.push(clock.timed(Call::Commit, |call| make(&volume, call)));
+        volume.commit().unwrap();
+        after.push(clock.timed(Call::Commit, |_| Outcome::Done));
     }
     drop(volume);
     after.push(clock.timed(Call::Crash, |_| Outcome::Done));
-    let volume = Volume::open_on(device, &options()).unwrap();
-    after.extend(look(&volume, &clock));
+    let volume = Volume::open_on(Arc::clone(&device) as _, &options()).unwrap();
+    after.extend(look(&device, &volume, &clock));
     made.push(after);
     check(&plain, &made);
 }
 
 #[test]
 fn names_that_two_threads_change_are_as_if_one_had() {
-    explore("names of two threads", 600, || names_change(2, 3));
+    explore("names of two threads", 600, || names_change((2, 3)));
 }
 
 #[test]
 fn names_that_three_threads_change_are_as_if_one_had() {
-    explore("names of three threads", 600, || names_change(3, 2));
+    explore("names of three threads", 600, || names_change((3, 2)));
 }
 
 /// What is made in a directory is in the one that has the name: though directories are remembered, and another is moved, removed or replaced.
