@@ -32,7 +32,9 @@ pub struct DirEntry {
 /// Paths are taken from the volume's root, with or without a leading `/`. Symlinks in them are not followed, `..` is refused. Names may be any
 /// bytes that Linux allows. Changes are durable with the next commit, and until then visible to all.
 ///
-/// No directory moves between the look at a path and the change of what it names: several threads' changes are as if made one after another.
+/// No directory moves between the look at a path and a change of names there: several threads' changes of names are as if made one after another. What
+/// is asked about an entry, listed, or set of its attributes, is that of the inode to which the path led when it was looked up, as if that had
+/// been opened.
 ///
 /// Beyond the errors that each method names, any fails if the trees cannot be read, and a change if there is no space for it, or the volume takes
 /// none: it was opened for reading, was closed, or has stopped.
@@ -143,7 +145,9 @@ impl Volume {
             })
         };
         inner.change_names(DirCache::still, |still| {
-            link(inner.entry(still, existing)?, inner.entry(still, path)?).map(|done| (done, None))
+            let old = inner.entry(still, existing)?;
+            inner.lookup(old.0, old.1).map_err(Error::at(existing))?;
+            link(old, inner.entry(still, path)?).map(|done| (done, None))
         })
     }
 

@@ -278,7 +278,7 @@ impl Inner {
         })
     }
 
-    fn lookup(
+    pub(crate) fn lookup(
         &self,
         dir: Ino,
         name: &[u8],

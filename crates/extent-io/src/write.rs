@@ -243,7 +243,12 @@ impl InodeIo {
             at += len;
             wanted += len;
         }
-        Ok((DataReservation::new(self.store(), Promise::InPlace, wanted)?, own))
+        let reservation = if wanted == 0 {
+            DataReservation::from_delalloc(self.store(), Promise::InPlace, 0)
+        } else {
+            DataReservation::new(self.store(), Promise::InPlace, wanted)?
+        };
+        Ok((reservation, own))
     }
 
     /// Copies `data` into the pages at `offset` and makes them dirty. `quiet` is the caller's proof, if it has one.

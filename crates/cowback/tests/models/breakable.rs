@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use cowback::Error;
 use cowback::device::{BlockDevice, MemoryDevice};
+use cowback::error::StoreError;
 use shuttle::rand::{Rng, thread_rng};
 
 /// What fails.
@@ -21,6 +23,12 @@ pub(crate) enum Failing {
 pub(crate) fn any_failing() -> Failing {
     use Failing::{Flushes, Growth, Nothing, Some, Writes};
     [Nothing, Writes, Flushes, Growth, Some][thread_rng().gen_range(0..5)]
+}
+
+/// Whether an error is of a device that fails, or is full, or of a volume that has stopped because of that.
+pub(crate) fn is_failure(error: &Error) -> bool {
+    use StoreError::{Io, NoSpace, ReadOnly};
+    matches!(error, Error::Store(Io { .. } | NoSpace { .. } | ReadOnly { .. }))
 }
 
 #[derive(Debug)]

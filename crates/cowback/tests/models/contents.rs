@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cowback::{CachePolicy, File, FilePolicy, SetAttributes, Volume};
 use shuttle::rand::{Rng, thread_rng};
 
-use crate::breakable::{Breakable, Failing, any_failing};
+use crate::breakable::{Breakable, Failing, any_failing, is_failure};
 use crate::explore::explore;
 use crate::handles::options;
 use crate::linear::{self, Clock, Made, Plain as _, check, side_by_side};
@@ -39,6 +39,8 @@ enum Call {
     /// From here on the device may fail: what does is told.
     Break(Failing),
     Resume,
+    /// It has been resumed on a device that is well again.
+    Mend,
     /// All that is not durable is gone.
     Crash,
 }
@@ -127,9 +129,13 @@ fn make(On { device, volume, file }: &On, call: Call) -> Outcome {
             Ok(())
         }
         Call::Resume => volume.try_resume(),
-        Call::Crash => panic!("a volume does not crash by itself"),
+        Call::Mend | Call::Crash => panic!("a volume does not do that by itself"),
     };
-    result.map_or(Outcome::Failed, |()| Outcome::Done)
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(error) if is_failure(&error) => Outcome::Failed,
+        Err(error) => panic!("{call:?}: {error}"),
+    }
 }
 
 /// The file as it would be, were the calls made one after another: the byte of which each half page is made.
@@ -141,11 +147,13 @@ struct Plain {
     durable: Vec<Vec<u8>>,
     /// The device may: then each call may.
     may_fail: bool,
+    /// It could: the next sync may tell of that, once, though it makes all durable (law E1).
+    owes_error: bool,
 }
 
 impl Plain {
     fn new(may_fail: bool) -> Self {
-        Self { now: vec![], durable: vec![vec![]], may_fail }
+        Self { now: vec![], durable: vec![vec![]], may_fail, owes_error: false }
     }
 
     /// Fills what there is of a part.
@@ -187,6 +195,7 @@ impl Plain {
             | Call::Uncache
             | Call::Break(_)
             | Call::Resume => {}
+            Call::Mend => self.owes_error = std::mem::take(&mut self.may_fail),
             Call::Crash => self.crash(0),
         }
         Outcome::Done
@@ -215,6 +224,13 @@ impl linear::Plain for Plain {
             Call::Crash => (1..self.durable.len())
                 .map(|nth| with(&|plain| plain.crash(nth), Outcome::Done))
                 .collect(),
+            Call::Sync if self.owes_error => {
+                let told = |plain: &mut Self| {
+                    plain.durable = vec![plain.now.clone()];
+                    plain.owes_error = false;
+                };
+                vec![with(&told, Outcome::Failed)]
+            }
             _ if self.may_fail => vec![with(&|_| (), Outcome::Failed)],
             _ => vec![],
         }
@@ -249,16 +265,19 @@ fn content_changes(load: (usize, usize)) {
     // Once the cause is gone, it goes on, and nothing that was acknowledged is lost.
     device.set(Failing::Nothing);
     on.volume.try_resume().unwrap();
-    let mut after = look(&on, &clock);
-    if thread_rng().r#gen() {
-        on.volume.commit().unwrap();
-        after.push(clock.timed(Call::Commit, |_| Outcome::Done));
+    let mut after = vec![clock.timed(Call::Mend, |_| Outcome::Done)];
+    after.extend(look(&on, &clock));
+    for _ in 0..thread_rng().gen_range(0..3) {
+        after.push(clock.timed(any_call(false), |call| make(&on, call)));
     }
     drop(on);
     after.push(clock.timed(Call::Crash, |_| Outcome::Done));
     let volume = Volume::open_on(Arc::clone(&device) as _, &options()).unwrap();
     let file = volume.open_file("f").unwrap();
-    after.extend(look(&On { device, volume, file }, &clock));
+    let on = On { device, volume, file };
+    after.extend(look(&on, &clock));
+    drop(on.file);
+    on.volume.close().unwrap(); // at rest (law E4)
     made.push(after);
     check(&plain, &made);
 }

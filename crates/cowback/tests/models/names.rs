@@ -9,7 +9,7 @@ use cowback::{Error, FileType, Volume};
 use cowback_base::sync::thread;
 use shuttle::rand::{Rng, thread_rng};
 
-use crate::breakable::{Breakable, Failing, any_failing};
+use crate::breakable::{Breakable, Failing, any_failing, is_failure};
 use crate::explore::explore;
 use crate::handles::options;
 use crate::linear::{self, Clock, Made, Plain as _, check, side_by_side};
@@ -40,6 +40,8 @@ enum Call {
     /// From here on the device may fail: what does is told.
     Break(Failing),
     Resume,
+    /// It has been resumed on a device that is well again.
+    Mend,
     /// All that is not committed is gone.
     Crash,
 }
@@ -91,7 +93,7 @@ fn outcome<T>(result: Result<T, Error>, seen: impl FnOnce(T) -> Outcome) -> Outc
         Ok(value) => seen(value),
         Err(error) if error.is_not_found() => Outcome::Missing,
         Err(Error::Name { source, .. }) if is_refusal(&source) => Outcome::Refused,
-        Err(Error::Store(_)) => Outcome::Failed,
+        Err(error) if is_failure(&error) => Outcome::Failed,
         Err(error) => panic!("{error}"),
     }
 }
@@ -142,7 +144,7 @@ fn make(device: &Breakable, volume: &Volume, call: Call) -> Outcome {
             Outcome::Done
         }
         Call::Resume => outcome(volume.try_resume(), done),
-        Call::Crash => panic!("a volume does not crash by itself"),
+        Call::Mend | Call::Crash => panic!("a volume does not do that by itself"),
     }
 }
 
@@ -247,9 +249,8 @@ impl Plain {
                 self.put(path, Node::File(size))?;
             }
             Call::Link(from, to) => {
-                let (_, _, id) = self.find(from)?;
+                let id = self.get(from)?;
                 let (dir, name, there) = self.find(to)?;
-                let id = id.ok_or(Missing)?;
                 if self.is_dir(id) || there.is_some() {
                     return Err(Refused);
                 }
@@ -294,6 +295,7 @@ impl Plain {
             }
             Call::Commit => self.durable = vec![self.nodes.clone()],
             Call::Break(_) | Call::Resume => {}
+            Call::Mend => self.may_fail = false,
             Call::Crash => self.crash(0),
         }
         Ok(Outcome::Done)
@@ -354,15 +356,16 @@ fn names_change(load: (usize, usize)) {
     // Once the cause is gone, it goes on, and nothing that was acknowledged is lost.
     device.set(Failing::Nothing);
     volume.try_resume().unwrap();
-    let mut after = look(&device, &volume, &clock);
-    if thread_rng().r#gen() {
-        volume.commit().unwrap();
-        after.push(clock.timed(Call::Commit, |_| Outcome::Done));
+    let mut after = vec![clock.timed(Call::Mend, |_| Outcome::Done)];
+    after.extend(look(&device, &volume, &clock));
+    for _ in 0..thread_rng().gen_range(0..3) {
+        after.push(clock.timed(any_call(false), |call| make(&device, &volume, call)));
     }
     drop(volume);
     after.push(clock.timed(Call::Crash, |_| Outcome::Done));
     let volume = Volume::open_on(Arc::clone(&device) as _, &options()).unwrap();
     after.extend(look(&device, &volume, &clock));
+    volume.close().unwrap(); // at rest (law E4)
     made.push(after);
     check(&plain, &made);
 }
