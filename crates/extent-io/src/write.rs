@@ -2,7 +2,7 @@
 //!
 //! Space is reserved before a page is touched (R1); the reservation is spent page by page as pages become dirty, in the leaf's critical
 //! section (O4); what is left over, because pages were dirty already, goes back at the end. A writer waits neither for writeback nor for the
-//! page lock of a page that has its content (B1); it waits for a read of old content that it needs.
+//! page lock of a page that has its content (B1), unless the volume is full; it waits for a read of old content that it needs.
 //!
 //! Invariant: bytes of a cached page at or beyond the file's size are zero, so a size that grows uncovers zeros (B2).
 
