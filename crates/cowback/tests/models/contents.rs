@@ -9,7 +9,7 @@ use shuttle::rand::{Rng, thread_rng};
 use crate::breakable::{Breakable, Failing, any_failing, is_failure};
 use crate::explore::explore;
 use crate::handles::options;
-use crate::linear::{self, Clock, Made, Plain as _, check, side_by_side};
+use crate::linear::{self, Clock, Durable, Made, Plain as _, check, side_by_side};
 
 /// Bytes of a half page: what is told apart.
 const HALF: usize = 2048;
@@ -141,34 +141,24 @@ fn make(On { device, volume, file }: &On, call: Call) -> Outcome {
 /// The file as it would be, were the calls made one after another: the byte of which each half page is made.
 #[derive(Debug, Clone)]
 struct Plain {
-    now: Vec<u8>,
-    /// What there may be after a crash: what was committed, and if something may fail, what came after it. (Of a commit that failed nobody knows
-    /// whether it is durable, and one is made if space is sought.)
-    durable: Vec<Vec<u8>>,
-    /// The device may: then each call may.
-    may_fail: bool,
-    /// It could: the next sync may tell of that, once, though it makes all durable (law E1).
+    halves: Durable<Vec<u8>>,
+    /// The device could fail: the next sync may tell of that, once, though it makes all durable (law E1).
     owes_error: bool,
 }
 
 impl Plain {
     fn new(may_fail: bool) -> Self {
-        Self { now: vec![], durable: vec![vec![]], may_fail, owes_error: false }
+        Self { halves: Durable::new(vec![], may_fail), owes_error: false }
     }
 
     /// Fills what there is of a part.
     fn fill(&mut self, from: usize, to: usize, byte: u8) {
-        let to = to.min(self.now.len());
-        self.now[from.min(to)..to].fill(byte);
-    }
-
-    fn crash(&mut self, found: usize) {
-        self.now = self.durable.swap_remove(found);
-        self.durable = vec![self.now.clone()];
+        let to = to.min(self.halves.now.len());
+        self.halves.now[from.min(to)..to].fill(byte);
     }
 
     fn grow(&mut self, to: usize) {
-        self.now.resize(self.now.len().max(to), 0);
+        self.halves.now.resize(self.halves.now.len().max(to), 0);
     }
 
     fn attempt(&mut self, call: Call) -> Outcome {
@@ -177,7 +167,7 @@ impl Plain {
                 self.grow(to);
                 self.fill(from, to, byte);
             }
-            Call::SetLen(len) => self.now.resize(len, 0),
+            Call::SetLen(len) => self.halves.now.resize(len, 0),
             Call::Punch(from, to) => self.fill(from, to, 0),
             Call::Zero(from, to) => {
                 self.grow(to);
@@ -185,18 +175,20 @@ impl Plain {
             }
             Call::Allocate(_, to) => self.grow(to),
             Call::Read(from) => {
-                return Outcome::Halves(self.now.iter().skip(from).take(2).copied().collect());
+                return Outcome::Halves(
+                    self.halves.now.iter().skip(from).take(2).copied().collect(),
+                );
             }
-            Call::Len => return Outcome::Len(self.now.len()),
-            Call::Sync | Call::Commit => self.durable = vec![self.now.clone()],
+            Call::Len => return Outcome::Len(self.halves.now.len()),
+            Call::Sync | Call::Commit => self.halves.commit(),
             Call::Glance(_)
             | Call::StartWriteback
             | Call::SetAttributes
             | Call::Uncache
             | Call::Break(_)
             | Call::Resume => {}
-            Call::Mend => self.owes_error = std::mem::take(&mut self.may_fail),
-            Call::Crash => self.crash(0),
+            Call::Crash => unreachable!("it is no change"),
+            Call::Mend => self.owes_error = std::mem::take(&mut self.halves.may_fail),
         }
         Outcome::Done
     }
@@ -206,34 +198,22 @@ impl linear::Plain for Plain {
     type Call = Call;
     type Outcome = Outcome;
 
-    fn make(&mut self, call: Call) -> Outcome {
-        let outcome = self.attempt(call);
-        if self.may_fail {
-            self.durable.push(self.now.clone());
+    fn ways(&self, call: Call) -> Vec<(Self, Outcome)> {
+        if matches!(call, Call::Crash) {
+            let crashed = |halves| (Self { halves, ..self.clone() }, Outcome::Done);
+            return self.halves.crashes().map(crashed).collect();
         }
-        outcome
-    }
-
-    fn otherwise(&self, call: Call) -> Vec<(Self, Outcome)> {
-        let with = |change: &dyn Fn(&mut Self), outcome| {
-            let mut plain = self.clone();
-            change(&mut plain);
-            (plain, outcome)
-        };
-        match call {
-            Call::Crash => (1..self.durable.len())
-                .map(|nth| with(&|plain| plain.crash(nth), Outcome::Done))
-                .collect(),
-            Call::Sync if self.owes_error => {
-                let told = |plain: &mut Self| {
-                    plain.durable = vec![plain.now.clone()];
-                    plain.owes_error = false;
-                };
-                vec![with(&told, Outcome::Failed)]
-            }
-            _ if self.may_fail => vec![with(&|_| (), Outcome::Failed)],
-            _ => vec![],
+        let mut usual = self.clone();
+        let outcome = usual.attempt(call);
+        usual.halves.called();
+        let mut ways = vec![(usual.clone(), outcome)];
+        if matches!(call, Call::Sync) && self.owes_error {
+            ways.push((Self { owes_error: false, ..usual }, Outcome::Failed));
         }
+        if self.halves.may_fail {
+            ways.push((self.clone(), Outcome::Failed));
+        }
+        ways
     }
 }
 
@@ -269,6 +249,9 @@ fn content_changes(load: (usize, usize)) {
     after.extend(look(&on, &clock));
     for _ in 0..thread_rng().gen_range(0..3) {
         after.push(clock.timed(any_call(false), |call| make(&on, call)));
+    }
+    if thread_rng().r#gen() {
+        after.push(clock.timed(Call::Commit, |call| make(&on, call)));
     }
     drop(on);
     after.push(clock.timed(Call::Crash, |_| Outcome::Done));

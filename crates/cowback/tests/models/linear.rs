@@ -12,11 +12,48 @@ pub(crate) trait Plain: Clone + Debug {
     type Call: Copy + Debug;
     type Outcome: PartialEq + Debug;
 
-    /// Makes a call. What it gives is what it must give, but for what may come `otherwise`.
-    fn make(&mut self, call: Self::Call) -> Self::Outcome;
+    /// What a call may give, and what is there then: first, as it is if nothing fails.
+    fn ways(&self, call: Self::Call) -> Vec<(Self, Self::Outcome)>;
 
-    /// What else the call may give, and what is there then.
-    fn otherwise(&self, call: Self::Call) -> Vec<(Self, Self::Outcome)>;
+    /// Makes a call that does not fail.
+    fn make(&mut self, call: Self::Call) -> Self::Outcome {
+        let (then, outcome) = self.ways(call).swap_remove(0);
+        *self = then;
+        outcome
+    }
+}
+
+/// What is there, and what a crash may leave of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Durable<S> {
+    pub(crate) now: S,
+    /// What was committed, and if something may fail, what came after it. (Of a commit that failed nobody knows whether it is durable, and one is made
+    /// if space is sought.)
+    found: Vec<S>,
+    /// The device may: then each call may.
+    pub(crate) may_fail: bool,
+}
+
+impl<S: Clone> Durable<S> {
+    pub(crate) fn new(now: S, may_fail: bool) -> Self {
+        Self { found: vec![now.clone()], now, may_fail }
+    }
+
+    pub(crate) fn commit(&mut self) {
+        self.found = vec![self.now.clone()];
+    }
+
+    /// After each call.
+    pub(crate) fn called(&mut self) {
+        if self.may_fail {
+            self.found.push(self.now.clone());
+        }
+    }
+
+    /// What there is after a crash, in each way that there is.
+    pub(crate) fn crashes(&self) -> impl Iterator<Item = Self> {
+        self.found.iter().map(|found| Self::new(found.clone(), self.may_fail))
+    }
 }
 
 /// A call that was made, from one tick to another.
@@ -80,9 +117,7 @@ fn in_some_order<P: Plain>(plain: &P, made: &[Vec<Made<P>>], at: &[usize]) -> bo
         let Some(next) = made[thread].get(at[thread]) else { return false };
         let mut at = at.to_vec();
         at[thread] += 1;
-        let mut then = plain.clone();
-        let usual = then.make(next.call);
-        let ways = [(then, usual)].into_iter().chain(plain.otherwise(next.call));
+        let ways = plain.ways(next.call).into_iter();
         next.began < first_end
             && ways
                 .filter(|(_, outcome)| *outcome == next.outcome)
@@ -95,13 +130,9 @@ impl Plain for u64 {
     type Outcome = u64;
 
     /// Sets it, or looks at it.
-    fn make(&mut self, call: Option<u64>) -> u64 {
-        *self = call.unwrap_or(*self);
-        *self
-    }
-
-    fn otherwise(&self, _: Option<u64>) -> Vec<(Self, u64)> {
-        vec![]
+    fn ways(&self, call: Option<u64>) -> Vec<(Self, u64)> {
+        let now = call.unwrap_or(*self);
+        vec![(now, now)]
     }
 }
 

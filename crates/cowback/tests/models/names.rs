@@ -12,7 +12,7 @@ use shuttle::rand::{Rng, thread_rng};
 use crate::breakable::{Breakable, Failing, any_failing, is_failure};
 use crate::explore::explore;
 use crate::handles::options;
-use crate::linear::{self, Clock, Made, Plain as _, check, side_by_side};
+use crate::linear::{self, Clock, Durable, Made, Plain as _, check, side_by_side};
 
 /// All paths. Of each directory there may be one in it of the other name.
 const PATHS: [&str; 5] = ["a", "b", "c", "a/x", "b/x"];
@@ -162,27 +162,17 @@ enum Node {
 /// What there would be, were the calls made one after another.
 #[derive(Debug, Clone)]
 struct Plain {
-    nodes: BTreeMap<Id, Node>,
-    /// What there may be after a crash: what was committed, and if something may fail, what came after it. (Of a commit that failed nobody knows
-    /// whether it is durable, and one is made if space is sought.)
-    durable: Vec<BTreeMap<Id, Node>>,
-    /// The device may: then each call may.
-    may_fail: bool,
+    nodes: Durable<BTreeMap<Id, Node>>,
 }
 
 impl Plain {
     fn new(may_fail: bool) -> Self {
         let nodes = BTreeMap::from([(ROOT, Node::Dir(BTreeMap::new()))]);
-        Self { durable: vec![nodes.clone()], nodes, may_fail }
-    }
-
-    fn crash(&mut self, found: usize) {
-        self.nodes = self.durable.swap_remove(found);
-        self.durable = vec![self.nodes.clone()];
+        Self { nodes: Durable::new(nodes, may_fail) }
     }
 
     fn entries(&mut self, dir: Id) -> Result<&mut BTreeMap<PathIn, Id>, Outcome> {
-        match self.nodes.get_mut(&dir) {
+        match self.nodes.now.get_mut(&dir) {
             Some(Node::Dir(entries)) => Ok(entries),
             _ => Err(Outcome::Refused),
         }
@@ -202,13 +192,13 @@ impl Plain {
     }
 
     fn is_dir(&self, id: Id) -> bool {
-        matches!(self.nodes[&id], Node::Dir(_))
+        matches!(self.nodes.now[&id], Node::Dir(_))
     }
 
     fn put(&mut self, path: PathIn, node: Node) -> Result<(), Outcome> {
         let (dir, name, _) = self.find(path)?;
-        let id = u32::try_from(self.nodes.len()).unwrap();
-        self.nodes.insert(id, node);
+        let id = u32::try_from(self.nodes.now.len()).unwrap();
+        self.nodes.now.insert(id, node);
         self.entries(dir)?.insert(name, id);
         Ok(())
     }
@@ -220,7 +210,7 @@ impl Plain {
         if there == Some(moved) {
             return Ok(());
         }
-        let replaces = there.is_none_or(|there| match self.nodes[&there] {
+        let replaces = there.is_none_or(|there| match self.nodes.now[&there] {
             Node::File(_) => !self.is_dir(moved),
             Node::Dir(ref entries) => self.is_dir(moved) && entries.is_empty(),
         });
@@ -259,7 +249,7 @@ impl Plain {
             Call::Rename(from, to) => self.rename(from, to)?,
             Call::Remove(path) | Call::RemoveDir(path) => {
                 let (dir, name, id) = self.find(path)?;
-                let fits = match self.nodes[&id.ok_or(Missing)?] {
+                let fits = match self.nodes.now[&id.ok_or(Missing)?] {
                     Node::File(_) => matches!(call, Call::Remove(_)),
                     Node::Dir(ref entries) => {
                         matches!(call, Call::RemoveDir(_)) && entries.is_empty()
@@ -272,7 +262,7 @@ impl Plain {
             }
             Call::Open(path) | Call::Metadata(path) => {
                 let id = self.get(path)?;
-                return match self.nodes[&id] {
+                return match self.nodes.now[&id] {
                     Node::File(size) => Ok(Size(size)),
                     Node::Dir(_) if matches!(call, Call::Open(_)) => Err(Refused),
                     Node::Dir(_) => Ok(Directory),
@@ -285,7 +275,7 @@ impl Plain {
                     Node::File(_) => 0,
                 };
                 return Ok(Links(
-                    u32::try_from(self.nodes.values().map(links).sum::<usize>()).unwrap(),
+                    u32::try_from(self.nodes.now.values().map(links).sum::<usize>()).unwrap(),
                 ));
             }
             Call::List(path) => {
@@ -293,10 +283,10 @@ impl Plain {
                 let names = self.entries(dir)?.keys();
                 return Ok(Names(names.map(|name| name.as_bytes().to_vec()).collect()));
             }
-            Call::Commit => self.durable = vec![self.nodes.clone()],
+            Call::Commit => self.nodes.commit(),
             Call::Break(_) | Call::Resume => {}
-            Call::Mend => self.may_fail = false,
-            Call::Crash => self.crash(0),
+            Call::Crash => unreachable!("it is no change"),
+            Call::Mend => self.nodes.may_fail = false,
         }
         Ok(Outcome::Done)
     }
@@ -306,27 +296,19 @@ impl linear::Plain for Plain {
     type Call = Call;
     type Outcome = Outcome;
 
-    fn make(&mut self, call: Call) -> Outcome {
-        let outcome = self.attempt(call).unwrap_or_else(|why| why);
-        if self.may_fail {
-            self.durable.push(self.nodes.clone());
+    fn ways(&self, call: Call) -> Vec<(Self, Outcome)> {
+        if matches!(call, Call::Crash) {
+            let crashed = |nodes| (Self { nodes }, Outcome::Done);
+            return self.nodes.crashes().map(crashed).collect();
         }
-        outcome
-    }
-
-    fn otherwise(&self, call: Call) -> Vec<(Self, Outcome)> {
-        let with = |change: &dyn Fn(&mut Self), outcome| {
-            let mut plain = self.clone();
-            change(&mut plain);
-            (plain, outcome)
-        };
-        match call {
-            Call::Crash => (1..self.durable.len())
-                .map(|nth| with(&|plain| plain.crash(nth), Outcome::Done))
-                .collect(),
-            _ if self.may_fail => vec![with(&|_| (), Outcome::Failed)],
-            _ => vec![],
+        let mut usual = self.clone();
+        let outcome = usual.attempt(call).unwrap_or_else(|why| why);
+        usual.nodes.called();
+        let mut ways = vec![(usual, outcome)];
+        if self.nodes.may_fail {
+            ways.push((self.clone(), Outcome::Failed));
         }
+        ways
     }
 }
 
@@ -360,6 +342,9 @@ fn names_change(load: (usize, usize)) {
     after.extend(look(&device, &volume, &clock));
     for _ in 0..thread_rng().gen_range(0..3) {
         after.push(clock.timed(any_call(false), |call| make(&device, &volume, call)));
+    }
+    if thread_rng().r#gen() {
+        after.push(clock.timed(Call::Commit, |call| make(&device, &volume, call)));
     }
     drop(volume);
     after.push(clock.timed(Call::Crash, |_| Outcome::Done));
